@@ -1,0 +1,1 @@
+"""What every context stands on: money, time, ids, errors, settings and the clock."""

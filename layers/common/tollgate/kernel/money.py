@@ -1,0 +1,89 @@
+"""Exact decimals: amounts, prices and quantities. A float never comes near them.
+
+A decimal on the wire is a string of at most 20 digits before and 18 after the point, so that each
+value, and a sum of many, fits DynamoDB's 38 digits.
+"""
+
+import re
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+from functools import cache
+from typing import Final
+
+__all__ = [
+    "CURRENCY_PATTERN",
+    "DECIMAL_PATTERN",
+    "EXACT",
+    "ZERO",
+    "exponent",
+    "format_decimal",
+    "parse_decimal",
+    "round_amount",
+]
+
+ZERO: Final = Decimal(0)
+DECIMAL_PATTERN: Final = r"^-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?$"
+CURRENCY_PATTERN: Final = r"^[A-Z]{3}$"
+_DECIMAL: Final = re.compile(DECIMAL_PATTERN.replace("$", r"\Z"))
+
+EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
+"""Arithmetic that raises rather than lose a digit: 100 digits hold any product of two wire decimals."""
+
+
+def parse_decimal(value: object) -> Decimal:
+    """Read a decimal string (or a JSON integer) of the wire.
+
+    Raises:
+        ValueError: a float, a boolean, NaN, an exponent, or too many digits.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError('must be a decimal string such as "0.05", not a JSON ' + _json_name(value))
+    if not _DECIMAL.match(value):
+        raise ValueError(
+            'must be a decimal string such as "0.05": digits with an optional point, '
+            "at most 20 before and 18 after it"
+        )
+    return Decimal(value)
+
+
+def _json_name(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, float):
+        return "number with a fraction or exponent"
+    return "array" if isinstance(value, list) else "object"
+
+
+def format_decimal(value: Decimal) -> str:
+    """Write a decimal plainly: no exponent, no trailing zeros after the point, no minus zero."""
+    if value == 0:
+        return "0"
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@cache
+def exponent(currency: str) -> int:
+    """Digits after the point of an ISO 4217 currency's minor unit: 2 for EUR, 0 for JPY, 3 for BHD.
+
+    Raises:
+        ValueError: not a currency code of ISO 4217, or one with no minor unit (gold, test codes).
+    """
+    from iso4217 import Currency  # reads an XML table: only pricing pays for it
+
+    try:
+        minor_unit = Currency(currency).exponent
+    except ValueError:
+        raise ValueError(f"unknown currency {currency!r}: use an ISO 4217 code such as EUR") from None
+    if minor_unit is None:
+        raise ValueError(f"{currency} has no minor unit: amounts in it cannot be charged")
+    return int(minor_unit)
+
+
+def round_amount(amount: Decimal, currency: str) -> Decimal:
+    """Round half up (away from zero on a tie) at the currency's exponent; done once per line."""
+    rounding = Context(prec=100, rounding=ROUND_HALF_UP)
+    return amount.quantize(Decimal(1).scaleb(-exponent(currency)), context=rounding)

@@ -1,0 +1,49 @@
+"""Instants: aware datetimes in UTC, RFC 3339 on the wire."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+__all__ = ["Clock", "epoch_ms", "format_time", "from_epoch_ms", "parse_time", "system_clock"]
+
+Clock = Callable[[], datetime]
+"""Gives the present instant; passed in, so that a test or a simulation owns time."""
+
+_RFC3339: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+
+def system_clock() -> datetime:
+    """The machine's clock."""
+    return datetime.now(UTC)
+
+
+def parse_time(value: object) -> datetime:
+    """Read an RFC 3339 time with its offset; digits beyond the microsecond are cut off.
+
+    Raises:
+        ValueError: not such a time.
+    """
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError('must be an RFC 3339 time with an offset, such as "2026-01-31T09:30:00Z"')
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{value} is not a time of the calendar") from None
+
+
+def format_time(value: datetime) -> str:
+    """Write an instant in UTC with Z; a fraction only where there is one."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def epoch_ms(value: datetime) -> int:
+    """Milliseconds since 1970, rounded down."""
+    return int((value - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+
+
+def from_epoch_ms(value: int) -> datetime:
+    """The instant of that many milliseconds since 1970."""
+    return datetime.fromtimestamp(value / 1000, UTC)
