@@ -41,8 +41,7 @@ def parse_decimal(value: object) -> Decimal:
         raise ValueError('must be a decimal string such as "0.05", not a JSON ' + _json_name(value))
     if not _DECIMAL.match(value):
         raise ValueError(
-            'must be a decimal string such as "0.05": digits with an optional point, '
-            "at most 20 before and 18 after it"
+            'must be a decimal string such as "0.05": digits with an optional point, at most 20 before and 18 after it'
         )
     return Decimal(value)
 

@@ -10,9 +10,7 @@ __all__ = ["Clock", "epoch_ms", "format_time", "from_epoch_ms", "parse_time", "s
 Clock = Callable[[], datetime]
 """Gives the present instant; passed in, so that a test or a simulation owns time."""
 
-_RFC3339: Final = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
-)
+_RFC3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 def system_clock() -> datetime:

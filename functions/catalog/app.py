@@ -1,0 +1,286 @@
+"""Features, plans, customers, subscriptions and API keys; the documents; what no other function answers."""
+
+from pathlib import Path as File
+from typing import Annotated, Any
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from tollgate.api.app import App, created, json_response
+from tollgate.api.cursors import read_cursor, write_cursor
+from tollgate.api.documents import answers, docs_page
+from tollgate.catalog import schema, service
+from tollgate.catalog.keys import create_key
+from tollgate.catalog.model import plan_to_dict
+from tollgate.catalog.store import DynamoCatalog, cursor_secret
+from tollgate.kernel.errors import NotFound
+from tollgate.kernel.schema import Code
+from tollgate.kernel.time import system_clock
+
+OPENAPI = File(__file__).with_name("openapi.json")
+
+Name = Annotated[Code, Path()]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(max_length=1024)]
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=255)]
+
+app = App(validate=True)
+catalog = DynamoCatalog()
+
+
+def page(listing: str, items: list[dict[str, Any]], last: str | None) -> Response[str]:
+    """A page of a list."""
+    return json_response({"items": items, "next_cursor": write_cursor(cursor_secret(), listing, last)})
+
+
+def after(listing: str, cursor: str | None) -> str | None:
+    """Where a page begins."""
+    return read_cursor(cursor_secret(), listing, cursor) if cursor else None
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/features/<code>",
+    scope="catalog:write",
+    summary="Create a feature, or change its name or unit",
+    responses=answers(schema.FeatureView, "The feature as it is now"),
+)
+def put_feature(code: Name, body: schema.FeatureBody) -> Response[str]:
+    """Its type, aggregation and dedupe never change."""
+    return json_response(schema.feature_view(service.put_feature(catalog, body.to_feature(code))))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/features",
+    scope="catalog:read",
+    summary="List features",
+    responses=answers(schema.FeatureList, "Features by code"),
+)
+def list_features(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
+    """Features by code."""
+    features, last = catalog.list_features(after("features", cursor), limit)
+    return page("features", [schema.feature_view(feature) for feature in features], last)
+
+
+@app.endpoint(
+    "GET",
+    "/v1/features/<code>",
+    scope="catalog:read",
+    summary="Read a feature",
+    responses=answers(schema.FeatureView, "The feature"),
+)
+def get_feature(code: Name) -> Response[str]:
+    """One feature."""
+    return json_response(schema.feature_view(service.feature(catalog, code)))
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/plans/<code>",
+    scope="catalog:write",
+    summary="Create a plan, or a new version of it",
+    responses=answers(schema.PlanView, "The version that holds this body"),
+)
+def put_plan(code: Name, body: schema.PlanBody) -> Response[str]:
+    """The same body makes no new version; running subscriptions keep theirs."""
+    features = catalog.features(granted.feature for granted in body.features)
+    plan, faults = schema.to_plan(code, body, features)
+    return json_response(plan_to_dict(service.put_plan(catalog, plan, faults)))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/plans",
+    scope="catalog:read",
+    summary="List plans",
+    responses=answers(schema.PlanList, "Plans by code, each in its latest version"),
+)
+def list_plans(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
+    """Plans by code, each in its latest version."""
+    plans, last = catalog.list_plans(after("plans", cursor), limit)
+    return page("plans", [plan_to_dict(plan) for plan in plans], last)
+
+
+@app.endpoint(
+    "GET",
+    "/v1/plans/<code>",
+    scope="catalog:read",
+    summary="Read a plan",
+    responses=answers(schema.PlanView, "The latest version, or the one asked for"),
+)
+def get_plan(code: Name, version: Annotated[int | None, Query(ge=1, le=9_999_999_999)] = None) -> Response[str]:
+    """The latest version, or the one asked for."""
+    return json_response(plan_to_dict(service.plan(catalog, code, version)))
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/customers/<customer>",
+    scope="catalog:write",
+    summary="Create or replace a customer",
+    responses=answers(schema.CustomerView, "The customer as it is now"),
+)
+def put_customer(customer: Name, body: schema.CustomerBody) -> Response[str]:
+    """Running subscriptions keep the time zone they were made in."""
+    return json_response(schema.customer_view(service.put_customer(catalog, body.to_customer(customer))))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers",
+    scope="catalog:read",
+    summary="List customers",
+    responses=answers(schema.CustomerList, "Customers by id"),
+)
+def list_customers(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
+    """Customers by id."""
+    customers, last = catalog.list_customers(after("customers", cursor), limit)
+    return page("customers", [schema.customer_view(customer) for customer in customers], last)
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>",
+    scope="catalog:read",
+    summary="Read a customer",
+    responses=answers(schema.CustomerView, "The customer"),
+)
+def get_customer(customer: Name) -> Response[str]:
+    """One customer."""
+    return json_response(schema.customer_view(service.customer(catalog, customer)))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/subscriptions",
+    scope="catalog:write",
+    summary="Put a customer on a plan",
+    responses=answers(schema.SubscriptionView, "The subscription; a repeated request gets the same", 201),
+)
+def create_subscription(body: schema.SubscriptionBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
+    """Takes an `id` of yours or an Idempotency-Key, so that it is safe to send again."""
+    made = service.subscribe(
+        catalog,
+        customer=body.customer,
+        plan=body.plan,
+        clock=system_clock,
+        subscription_id=body.id,
+        idempotency_key=idempotency_key,
+        starts_at=body.starts_at,
+        trial_days=body.trial_days,
+    )
+    return created(schema.subscription_view(made, system_clock()))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/subscriptions",
+    scope="catalog:read",
+    summary="List a customer's subscriptions",
+    responses=answers(schema.SubscriptionList, "All subscriptions of the customer, oldest first"),
+)
+def list_subscriptions(customer: Annotated[Code, Query()], limit: Limit = 100, cursor: Cursor = None) -> Response[str]:
+    """All subscriptions of the customer, in the order they were made."""
+    listing = f"subscriptions:{customer}"
+    start = int(after(listing, cursor) or 0)
+    subscriptions = catalog.subscriptions(customer)
+    items = [schema.subscription_view(one, system_clock()) for one in subscriptions[start : start + limit]]
+    return page(listing, items, str(start + limit) if len(subscriptions) > start + limit else None)
+
+
+@app.endpoint(
+    "GET",
+    "/v1/subscriptions/<subscription>",
+    scope="catalog:read",
+    summary="Read a subscription",
+    responses=answers(schema.SubscriptionView, "The subscription as it stands now"),
+)
+def get_subscription(subscription: Name) -> Response[str]:
+    """One subscription."""
+    return json_response(schema.subscription_view(service.subscription(catalog, subscription), system_clock()))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/api-keys",
+    scope="admin",
+    summary="Make an API key",
+    responses=answers(schema.ApiKeyCreated, "The key; its secret is shown this once", 201),
+)
+def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
+    """A repeated request (same Idempotency-Key) finds the key of the first, with `secret` null."""
+    key, secret = create_key(
+        catalog,
+        name=body.name,
+        scopes=tuple(body.scopes),
+        clock=system_clock,
+        idempotency_key=idempotency_key,
+    )
+    return created({**schema.key_view(key), "secret": secret})
+
+
+@app.endpoint(
+    "GET",
+    "/v1/api-keys",
+    scope="admin",
+    summary="List API keys",
+    responses=answers(schema.ApiKeyList, "Keys by id, without their secrets"),
+)
+def list_api_keys(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
+    """Keys by id, without their secrets."""
+    keys, last = catalog.list_keys(after("api-keys", cursor), limit)
+    return page("api-keys", [schema.key_view(key) for key in keys], last)
+
+
+@app.endpoint(
+    "GET",
+    "/v1/api-keys/<key>",
+    scope="admin",
+    summary="Read an API key",
+    responses=answers(schema.ApiKeyView, "The key, without its secret"),
+)
+def get_api_key(key: Name) -> Response[str]:
+    """One key, without its secret."""
+    found = catalog.key(key)
+    if found is None:
+        raise NotFound(f"There is no API key {key}.")
+    return json_response(schema.key_view(found))
+
+
+@app.endpoint(
+    "DELETE",
+    "/v1/api-keys/<key>",
+    scope="admin",
+    summary="Revoke an API key",
+    responses={204: {"description": "Revoked; a warm authorizer may know it for 30 seconds more"}},
+)
+def delete_api_key(key: Name) -> Response[str]:
+    """In force at once, or after the 30 seconds for which a warm authorizer may know it."""
+    if not catalog.delete_key(key):
+        raise NotFound(f"There is no API key {key}.")
+    return Response(204)
+
+
+@app.endpoint("GET", "/v1/openapi.json", scope=None, summary="This document", include_in_schema=True)
+def get_openapi() -> Response[str]:
+    """The OpenAPI document of all routes."""
+    return Response(200, "application/json", OPENAPI.read_text())
+
+
+@app.endpoint("GET", "/docs", scope=None, summary="The reference page of this document")
+def get_docs() -> Response[str]:
+    """The reference page."""
+    return Response(200, "text/html; charset=utf-8", docs_page(OPENAPI))
+
+
+@app.endpoint("GET", "/healthz", scope=None, summary="Is the API up?")
+def get_health() -> Response[str]:
+    """Answers with no data touched."""
+    return json_response({"status": "ok"})
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Entry point of the Lambda function."""
+    return app.handle(event, context)

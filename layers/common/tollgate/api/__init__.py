@@ -1,0 +1,1 @@
+"""HTTP: the resolver factory, problem documents, scopes and cursors."""

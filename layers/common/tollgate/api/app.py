@@ -1,0 +1,149 @@
+"""The resolver factory: one App per function gives routing, scopes, limits and problem documents."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import (
+    RequestUnsupportedContentType,
+    RequestValidationError,
+)
+from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from tollgate.api.auth import SECURITY_SCHEME, Caller, caller_of, require
+from tollgate.api.problems import internal_error, invalid_fields, problem
+from tollgate.kernel.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    TollgateError,
+    UnsupportedMediaType,
+)
+from tollgate.kernel.json import read_json
+
+__all__ = ["MAX_BODY_BYTES", "App", "created", "json_response"]
+
+MAX_BODY_BYTES: Final = 1_000_000
+_NEXT = Callable[[Any], Response[Any]]
+_Route = TypeVar("_Route", bound=Callable[..., Any])
+
+logger = Logger()
+
+
+class App(APIGatewayHttpResolver):
+    """Routes of one function.
+
+    `validate` lets Powertools read typed parameters and bodies through pydantic: right for
+    administrative functions; the hot ones read their few inputs themselves and never import it.
+    """
+
+    def __init__(self, *, validate: bool) -> None:
+        super().__init__(json_body_deserializer=read_json)
+        self._paths: dict[str, set[str]] = {}
+        self.use([_authorize, _limit_body])
+        if validate:
+            # Here and not by enable_validation, which would run before the scopes are held.
+            from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (  # pydantic
+                OpenAPIRequestValidationMiddleware,
+            )
+
+            self.use([OpenAPIRequestValidationMiddleware()])  # type: ignore[no-untyped-call]
+        self.exception_handler(TollgateError)(self._tell)
+        self.exception_handler(NotFoundError)(self._tell_not_found)
+        self.exception_handler(RequestValidationError)(self._tell_invalid)
+        self.exception_handler(RequestUnsupportedContentType)(self._tell_media_type)
+        self.exception_handler(Exception)(self._tell_internal)
+
+    def endpoint(
+        self, method: str, path: str, *, scope: str | None, summary: str, **documentation: Any
+    ) -> Callable[[_Route], _Route]:
+        """Declare a route: `path` as `/v1/things/<id>`; `scope` None makes it open to all."""
+        security: list[dict[str, list[str]]] = [{SECURITY_SCHEME: [scope]}] if scope else []
+        return self.route(path, method, security=security, summary=summary, **documentation)
+
+    def handle(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+        """The Lambda handler of an HTTP function."""
+        logger.set_correlation_id(event.get("requestContext", {}).get("requestId"))
+        return self.resolve(event, context)
+
+    def caller(self) -> Caller:
+        """The key behind the present request."""
+        return caller_of(self.current_event.raw_event)
+
+    def body(self) -> str:
+        """The body as text; UTF-8 or nothing."""
+        return _body_bytes(self.current_event.raw_event).decode()
+
+    def _request_id(self) -> str:
+        return str(self.current_event.raw_event.get("requestContext", {}).get("requestId", ""))
+
+    def _tell(self, error: TollgateError) -> Response[str]:
+        return problem(error, self._request_id())
+
+    def _tell_not_found(self, _: NotFoundError) -> Response[str]:
+        path, method = self.current_event.path, self.current_event.http_method
+        # The routes that Powertools keeps have no public reader.
+        routes = [*self._static_routes, *self._dynamic_routes]
+        methods = {route.method for route in routes if route.rule.match(path)}
+        if methods:
+            return self._tell(MethodNotAllowed(f"{method} is not a method of {path}.", allow=sorted(methods)))
+        return self._tell(NotFound(f"There is no {path}; see /docs."))
+
+    def _tell_invalid(self, error: RequestValidationError) -> Response[str]:
+        body = self.current_event.json_body if self.current_event.body else None
+        return self._tell(invalid_fields(list(error.errors()), body))
+
+    def _tell_media_type(self, _: RequestUnsupportedContentType) -> Response[str]:
+        return self._tell(UnsupportedMediaType("Send application/json."))
+
+    def _tell_internal(self, error: Exception) -> Response[str]:
+        logger.error("unhandled error", exc_info=error)
+        return internal_error(self._request_id())
+
+
+def _authorize(app: App, next_middleware: _NEXT) -> Response[Any]:
+    for requirement in app.context["_route"].security or ():
+        caller = app.caller()
+        for scope in requirement[SECURITY_SCHEME]:
+            require(scope, caller)
+    return next_middleware(app)
+
+
+def _limit_body(app: App, next_middleware: _NEXT) -> Response[Any]:
+    body = _body_bytes(app.current_event.raw_event)
+    if len(body) > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are read.")
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
+    return next_middleware(app)
+
+
+def _body_bytes(event: Mapping[str, Any]) -> bytes:
+    body = event.get("body") or ""
+    if not event.get("isBase64Encoded"):
+        return str(body).encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error:
+        raise BadRequest("The body is not the base64 it is said to be.") from None
+
+
+def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response[str]:
+    """A JSON answer."""
+    return Response(
+        int(status), "application/json", json.dumps(body, separators=(",", ":")), headers=dict(headers or {})
+    )
+
+
+def created(body: Any) -> Response[str]:
+    """The answer to a POST that made something; a repeated request gets the same."""
+    return json_response(body, HTTPStatus.CREATED)

@@ -1,0 +1,47 @@
+"""Who asks, and what they may do.
+
+The Lambda authorizer lets every request through and says whose key it carries, if any (see
+functions/authorizer); the scope of each route is held here, so that 401 and 403 are problem
+documents like all others. A route with no scope must be named open, and nothing else is.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tollgate.kernel.errors import Forbidden, Unauthenticated
+
+__all__ = ["SECURITY_SCHEME", "Caller", "caller_of", "require"]
+
+SECURITY_SCHEME: Final = "ApiKey"
+"""The name of the security scheme in openapi.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key behind a request and its scopes."""
+
+    key_id: str
+    scopes: frozenset[str]
+
+
+def caller_of(event: dict[str, Any]) -> Caller:
+    """The caller that the authorizer vouches for.
+
+    Raises:
+        Unauthenticated: it vouches for none.
+    """
+    context = event.get("requestContext", {}).get("authorizer", {}).get("lambda") or {}
+    key_id = context.get("key_id")
+    if not key_id:
+        raise Unauthenticated("Send a known API key as `Authorization: Bearer <api key>`.")
+    return Caller(key_id, frozenset(str(context.get("scopes", "")).split()))
+
+
+def require(scope: str, caller: Caller) -> None:
+    """Hold a route's scope; the scope admin stands for all.
+
+    Raises:
+        Forbidden: the key has neither.
+    """
+    if not caller.scopes & {scope, "admin"}:
+        raise Forbidden(f"The key lacks the scope {scope}.")

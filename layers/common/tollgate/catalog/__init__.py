@@ -1,0 +1,1 @@
+"""What is sold to whom: features, plans, customers, subscriptions, their periods, and API keys."""

@@ -1,0 +1,342 @@
+"""Features, plan versions, customers and subscriptions: values and the rules they keep. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+from tollgate.catalog.periods import Interval, Period, period_at
+from tollgate.kernel.errors import FieldError
+from tollgate.kernel.money import format_decimal
+from tollgate.kernel.time import format_time, parse_time
+from tollgate.pricing.model import Price, price_from_dict, price_to_dict
+from tollgate.pricing.model import faults as price_faults
+
+__all__ = [
+    "Aggregation",
+    "BillingPeriod",
+    "Customer",
+    "Dedupe",
+    "Feature",
+    "FeatureType",
+    "Overage",
+    "Plan",
+    "PlanFeature",
+    "Quota",
+    "Rate",
+    "RateAlgorithm",
+    "Subscription",
+    "SubscriptionStatus",
+    "plan_faults",
+    "plan_from_dict",
+    "plan_to_dict",
+    "subscription_from_dict",
+    "subscription_to_dict",
+]
+
+
+class FeatureType(StrEnum):
+    """How a feature is gated."""
+
+    USAGE = "usage"  # always allowed, charged
+    QUOTA = "quota"  # a limit per billing period
+    RATE = "rate"  # a limit per time window
+    BOOLEAN = "boolean"  # on or off
+
+
+class Aggregation(StrEnum):
+    """How the quantities of a period's events become its usage."""
+
+    SUM = "sum"
+    COUNT = "count"
+    MAX = "max"
+    LATEST = "latest"
+
+
+class Dedupe(StrEnum):
+    """What makes two events the same: (source, id) with their time, or (source, id) alone."""
+
+    TIME = "time"
+    ID = "id"
+
+
+class Overage(StrEnum):
+    """What happens beyond a quota."""
+
+    BLOCK = "block"
+    ALLOW = "allow"
+
+
+class RateAlgorithm(StrEnum):
+    """How a rate limit measures its window."""
+
+    FIXED = "fixed"
+    TOKEN_BUCKET = "token_bucket"  # noqa: S105  the name of an algorithm
+    SLIDING = "sliding"
+
+
+class SubscriptionStatus(StrEnum):
+    """Where a subscription stands in its life."""
+
+    TRIALING = "trialing"
+    ACTIVE = "active"
+    PAST_DUE = "past_due"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Something a customer may use. Its type, aggregation and dedupe never change: counts rest on them."""
+
+    code: str
+    name: str
+    type: FeatureType
+    unit: str | None = None
+    aggregation: Aggregation = Aggregation.SUM
+    dedupe: Dedupe = Dedupe.TIME
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """At most `limit` per billing period; beyond it blocked or counted as overage."""
+
+    limit: Decimal
+    overage: Overage
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `limit` per window of so many seconds."""
+
+    limit: Decimal
+    window_seconds: int
+    algorithm: RateAlgorithm = RateAlgorithm.FIXED
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFeature:
+    """A feature as one plan version grants and prices it; carries the feature, so that it is read once."""
+
+    feature: Feature
+    enabled: bool = True
+    price: Price | None = None
+    quota: Quota | None = None
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BillingPeriod:
+    """`count` intervals, for example 3 months."""
+
+    interval: Interval
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One immutable version of a plan; prices are in `currency`'s major unit."""
+
+    code: str
+    version: int
+    name: str
+    currency: str
+    billing_period: BillingPeriod
+    base_price: Decimal
+    trial_days: int
+    grace_days: int
+    features: tuple[PlanFeature, ...]
+
+    def feature(self, code: str) -> PlanFeature | None:
+        """The plan's terms for a feature, if it has the feature."""
+        return next((granted for granted in self.features if granted.feature.code == code), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Whom the seller sells to; `timezone` is an IANA name and rules the periods of new subscriptions."""
+
+    id: str
+    name: str | None = None
+    email: str | None = None
+    timezone: str = "UTC"
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A customer on a plan version.
+
+    A trial is a period of its own, [starts_at, anchor); the billing periods follow from `anchor`, which
+    is where the trial ends, or `starts_at` where there is none.
+    """
+
+    id: str
+    customer: str
+    plan: str
+    plan_version: int
+    starts_at: datetime
+    anchor: datetime
+    timezone: str
+    billing_period: BillingPeriod
+    state: SubscriptionStatus
+    created_at: datetime
+    request_digest: str
+
+    def status(self, at: datetime) -> SubscriptionStatus:
+        """The status at an instant: an active subscription is trialing before its anchor."""
+        if self.state is SubscriptionStatus.ACTIVE and at < self.anchor:
+            return SubscriptionStatus.TRIALING
+        return self.state
+
+    def period(self, at: datetime) -> Period:
+        """The period that an instant lies in; an instant before the start counts as the start."""
+        at = max(at, self.starts_at)
+        if at < self.anchor:
+            return Period(self.starts_at, self.anchor)
+        return period_at(self.anchor, self.timezone, self.billing_period.interval, self.billing_period.count, at)
+
+
+_MAX_WINDOW_SECONDS: Final = 86_400
+
+
+def plan_faults(plan: Plan) -> Iterator[FieldError]:
+    """What keeps a plan from being sold (API.md, Catalog), each with a pointer into its body."""
+    if plan.base_price < 0:
+        yield FieldError("/base_price", "must not be negative")
+    seen: set[str] = set()
+    for index, granted in enumerate(plan.features):
+        here = f"/features/{index}"
+        if granted.feature.code in seen:
+            yield FieldError(f"{here}/feature", f"{granted.feature.code} stands twice in this plan")
+        seen.add(granted.feature.code)
+        for fault in _terms_faults(granted):
+            yield FieldError(here + fault.pointer, fault.detail)
+
+
+def _terms_faults(granted: PlanFeature) -> Iterator[FieldError]:
+    kind = granted.feature.type
+    if granted.price is not None:
+        if kind is FeatureType.BOOLEAN:
+            yield FieldError("/price", "a boolean feature has no quantity to price")
+        for fault in price_faults(granted.price):
+            yield FieldError(f"/price{fault.pointer}", fault.detail)
+    if kind is FeatureType.QUOTA and granted.quota is None:
+        yield FieldError("/quota", "a quota feature needs a quota")
+    if kind is not FeatureType.QUOTA and granted.quota is not None:
+        yield FieldError("/quota", f"a {kind} feature has no quota")
+    if kind is FeatureType.RATE and granted.rate is None:
+        yield FieldError("/rate", "a rate feature needs a rate")
+    if kind is not FeatureType.RATE and granted.rate is not None:
+        yield FieldError("/rate", f"a {kind} feature has no rate")
+    yield from _limit_faults(granted)
+
+
+def _limit_faults(granted: PlanFeature) -> Iterator[FieldError]:
+    if granted.quota is not None and granted.quota.limit < 0:
+        yield FieldError("/quota/limit", "must not be negative")
+    if granted.rate is not None:
+        if granted.rate.limit <= 0:
+            yield FieldError("/rate/limit", "must be greater than 0; to switch a feature off, use enabled")
+        if not 1 <= granted.rate.window_seconds <= _MAX_WINDOW_SECONDS:
+            yield FieldError("/rate/window_seconds", f"must be from 1 to {_MAX_WINDOW_SECONDS}")
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """A plan version as the API shows it."""
+    return {
+        "code": plan.code,
+        "version": plan.version,
+        "name": plan.name,
+        "currency": plan.currency,
+        "billing_period": {
+            "interval": plan.billing_period.interval.value,
+            "count": plan.billing_period.count,
+        },
+        "base_price": format_decimal(plan.base_price),
+        "trial_days": plan.trial_days,
+        "grace_days": plan.grace_days,
+        "features": [_granted_to_dict(granted) for granted in plan.features],
+    }
+
+
+def _granted_to_dict(granted: PlanFeature) -> dict[str, Any]:
+    quota, rate = granted.quota, granted.rate
+    return {
+        "feature": granted.feature.code,
+        "enabled": granted.enabled,
+        "price": price_to_dict(granted.price) if granted.price else None,
+        "quota": {"limit": format_decimal(quota.limit), "overage": quota.overage.value} if quota else None,
+        "rate": {
+            "limit": format_decimal(rate.limit),
+            "window_seconds": rate.window_seconds,
+            "algorithm": rate.algorithm.value,
+        }
+        if rate
+        else None,
+    }
+
+
+def plan_from_dict(body: dict[str, Any], features: dict[str, Feature]) -> Plan:
+    """Read back what `plan_to_dict` wrote; `features` are those the version was made with."""
+    period = body["billing_period"]
+    return Plan(
+        code=body["code"],
+        version=body["version"],
+        name=body["name"],
+        currency=body["currency"],
+        billing_period=BillingPeriod(Interval(period["interval"]), period["count"]),
+        base_price=Decimal(body["base_price"]),
+        trial_days=body["trial_days"],
+        grace_days=body["grace_days"],
+        features=tuple(_granted_from_dict(granted, features) for granted in body["features"]),
+    )
+
+
+def _granted_from_dict(body: dict[str, Any], features: dict[str, Feature]) -> PlanFeature:
+    price, quota, rate = body["price"], body["quota"], body["rate"]
+    return PlanFeature(
+        feature=features[body["feature"]],
+        enabled=body["enabled"],
+        price=price_from_dict(price) if price else None,
+        quota=Quota(Decimal(quota["limit"]), Overage(quota["overage"])) if quota else None,
+        rate=Rate(Decimal(rate["limit"]), rate["window_seconds"], RateAlgorithm(rate["algorithm"])) if rate else None,
+    )
+
+
+def subscription_to_dict(subscription: Subscription) -> dict[str, Any]:
+    """A subscription as the customer's snapshot keeps it."""
+    return {
+        "id": subscription.id,
+        "customer": subscription.customer,
+        "plan": subscription.plan,
+        "plan_version": subscription.plan_version,
+        "starts_at": format_time(subscription.starts_at),
+        "anchor": format_time(subscription.anchor),
+        "timezone": subscription.timezone,
+        "interval": subscription.billing_period.interval.value,
+        "count": subscription.billing_period.count,
+        "state": subscription.state.value,
+        "created_at": format_time(subscription.created_at),
+        "request_digest": subscription.request_digest,
+    }
+
+
+def subscription_from_dict(body: dict[str, Any]) -> Subscription:
+    """Read back what `subscription_to_dict` wrote."""
+    return Subscription(
+        id=body["id"],
+        customer=body["customer"],
+        plan=body["plan"],
+        plan_version=body["plan_version"],
+        starts_at=parse_time(body["starts_at"]),
+        anchor=parse_time(body["anchor"]),
+        timezone=body["timezone"],
+        billing_period=BillingPeriod(Interval(body["interval"]), body["count"]),
+        state=SubscriptionStatus(body["state"]),
+        created_at=parse_time(body["created_at"]),
+        request_digest=body["request_digest"],
+    )

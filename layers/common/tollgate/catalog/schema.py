@@ -1,0 +1,323 @@
+"""The catalog's bodies on the wire, in and out."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tollgate.catalog.keys import ApiKey, Scope
+from tollgate.catalog.model import (
+    Aggregation,
+    BillingPeriod,
+    Customer,
+    Dedupe,
+    Feature,
+    FeatureType,
+    Overage,
+    Plan,
+    PlanFeature,
+    Quota,
+    Rate,
+    RateAlgorithm,
+    Subscription,
+    SubscriptionStatus,
+)
+from tollgate.catalog.periods import Interval
+from tollgate.kernel.errors import FieldError
+from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
+from tollgate.kernel.time import format_time
+from tollgate.pricing.schema import PriceBody, to_price
+
+__all__ = [
+    "ApiKeyBody",
+    "ApiKeyCreated",
+    "ApiKeyList",
+    "ApiKeyView",
+    "CustomerBody",
+    "CustomerList",
+    "CustomerView",
+    "FeatureBody",
+    "FeatureList",
+    "FeatureView",
+    "PlanBody",
+    "PlanList",
+    "PlanView",
+    "SubscriptionBody",
+    "SubscriptionList",
+    "SubscriptionView",
+    "customer_view",
+    "feature_view",
+    "key_view",
+    "subscription_view",
+    "to_plan",
+]
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class FeatureBody(_Body):
+    """A feature to create or change."""
+
+    name: Name
+    type: FeatureType
+    unit: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    aggregation: Aggregation = Aggregation.SUM
+    dedupe: Dedupe = Dedupe.TIME
+
+    def to_feature(self, code: str) -> Feature:
+        """The feature of that code."""
+        return Feature(code, self.name, self.type, self.unit, self.aggregation, self.dedupe)
+
+
+class FeatureView(FeatureBody):
+    """A feature."""
+
+    code: Code
+
+
+class FeatureList(BaseModel):
+    """A page of features."""
+
+    items: list[FeatureView]
+    next_cursor: str | None
+
+
+class BillingPeriodBody(_Body):
+    """How long a billing period is."""
+
+    interval: Interval
+    count: int = Field(default=1, ge=1, le=120, strict=True)
+
+
+class QuotaBody(_Body):
+    """A limit per billing period."""
+
+    limit: DecimalString
+    overage: Overage = Overage.BLOCK
+
+
+class RateBody(_Body):
+    """A limit per time window."""
+
+    limit: DecimalString
+    window_seconds: int = Field(strict=True)
+    algorithm: RateAlgorithm = RateAlgorithm.FIXED
+
+
+class PlanFeatureBody(_Body):
+    """What a plan grants of a feature, and at what price."""
+
+    feature: Code
+    enabled: bool = Field(default=True, strict=True)
+    price: PriceBody | None = None
+    quota: QuotaBody | None = None
+    rate: RateBody | None = None
+
+    def to_plan_feature(self, feature: Feature) -> PlanFeature:
+        """The terms for that feature."""
+        return PlanFeature(
+            feature=feature,
+            enabled=self.enabled,
+            price=to_price(self.price) if self.price else None,
+            quota=Quota(self.quota.limit, self.quota.overage) if self.quota else None,
+            rate=Rate(self.rate.limit, self.rate.window_seconds, self.rate.algorithm) if self.rate else None,
+        )
+
+
+class PlanBody(_Body):
+    """A plan to create, or to make a new version of."""
+
+    name: Name
+    currency: CurrencyCode
+    billing_period: BillingPeriodBody
+    base_price: DecimalString = Field(default="0", validate_default=True)
+    trial_days: int = Field(default=0, ge=0, le=3650, strict=True)
+    grace_days: int = Field(default=0, ge=0, le=3650, strict=True)
+    features: list[PlanFeatureBody] = Field(default=[], max_length=200)
+
+
+class PlanView(PlanBody):
+    """One immutable version of a plan."""
+
+    code: Code
+    version: int
+
+
+class PlanList(BaseModel):
+    """A page of plans, each in its latest version."""
+
+    items: list[PlanView]
+    next_cursor: str | None
+
+
+def to_plan(code: str, body: PlanBody, features: dict[str, Feature]) -> tuple[Plan, tuple[FieldError, ...]]:
+    """The plan a body asks for, its version not yet known, and the features it names that do not exist."""
+    faults, granted = [], []
+    for index, terms in enumerate(body.features):
+        feature = features.get(terms.feature)
+        if feature is None:
+            faults.append(FieldError(f"/features/{index}/feature", f"there is no feature {terms.feature}"))
+        else:
+            granted.append(terms.to_plan_feature(feature))
+    plan = Plan(
+        code=code,
+        version=0,
+        name=body.name,
+        currency=body.currency,
+        billing_period=BillingPeriod(body.billing_period.interval, body.billing_period.count),
+        base_price=body.base_price,
+        trial_days=body.trial_days,
+        grace_days=body.grace_days,
+        features=tuple(granted),
+    )
+    return plan, tuple(faults)
+
+
+class CustomerBody(_Body):
+    """A customer to create or replace."""
+
+    name: Name | None = None
+    email: Annotated[str, StringConstraints(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    timezone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "UTC"
+    metadata: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ] = Field(default={}, max_length=50)
+
+    def to_customer(self, customer_id: str) -> Customer:
+        """The customer of that id."""
+        return Customer(customer_id, self.name, self.email, self.timezone, self.metadata)
+
+
+class CustomerView(CustomerBody):
+    """A customer."""
+
+    id: Code
+
+
+class CustomerList(BaseModel):
+    """A page of customers."""
+
+    items: list[CustomerView]
+    next_cursor: str | None
+
+
+class SubscriptionBody(_Body):
+    """A subscription to create."""
+
+    id: Code | None = None
+    customer: Code
+    plan: Code
+    starts_at: Timestamp | None = None
+    trial_days: int | None = Field(default=None, ge=0, le=3650, strict=True)
+
+
+class PlanReference(BaseModel):
+    """A plan version."""
+
+    code: Code
+    version: int
+
+
+class PeriodView(BaseModel):
+    """A half-open period: the start is in it, the end is not."""
+
+    start: Timestamp
+    end: Timestamp
+
+
+class SubscriptionView(BaseModel):
+    """A subscription as it stands now."""
+
+    id: Code
+    customer: Code
+    plan: PlanReference
+    status: SubscriptionStatus
+    starts_at: Timestamp
+    trial_ends_at: Timestamp | None
+    timezone: str
+    current_period: PeriodView
+    created_at: Timestamp
+
+
+class SubscriptionList(BaseModel):
+    """A customer's subscriptions."""
+
+    items: list[SubscriptionView]
+    next_cursor: str | None
+
+
+def subscription_view(subscription: Subscription, now: datetime) -> dict[str, Any]:
+    """A subscription as the API shows it."""
+    period = subscription.period(now)
+    trial = subscription.anchor if subscription.anchor > subscription.starts_at else None
+    return {
+        "id": subscription.id,
+        "customer": subscription.customer,
+        "plan": {"code": subscription.plan, "version": subscription.plan_version},
+        "status": subscription.status(now).value,
+        "starts_at": format_time(subscription.starts_at),
+        "trial_ends_at": format_time(trial) if trial else None,
+        "timezone": subscription.timezone,
+        "current_period": {"start": format_time(period.start), "end": format_time(period.end)},
+        "created_at": format_time(subscription.created_at),
+    }
+
+
+class ApiKeyBody(_Body):
+    """A key to make."""
+
+    name: Name
+    scopes: list[Scope] = Field(min_length=1, max_length=20)
+
+
+class ApiKeyView(ApiKeyBody):
+    """A key without its secret."""
+
+    id: Code
+    created_at: Timestamp
+
+
+class ApiKeyCreated(ApiKeyView):
+    """A new key; the secret is shown this once, and null when the request is repeated."""
+
+    secret: str | None
+
+
+class ApiKeyList(BaseModel):
+    """A page of keys."""
+
+    items: list[ApiKeyView]
+    next_cursor: str | None
+
+
+def key_view(key: ApiKey) -> dict[str, Any]:
+    """A key as the API shows it."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "created_at": format_time(key.created_at),
+    }
+
+
+def feature_view(feature: Feature) -> dict[str, Any]:
+    """A feature as the API shows it."""
+    return {
+        "code": feature.code,
+        "name": feature.name,
+        "type": feature.type.value,
+        "unit": feature.unit,
+        "aggregation": feature.aggregation.value,
+        "dedupe": feature.dedupe.value,
+    }
+
+
+def customer_view(customer: Customer) -> dict[str, Any]:
+    """A customer as the API shows it."""
+    return asdict(customer)

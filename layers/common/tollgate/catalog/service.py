@@ -1,0 +1,223 @@
+"""Use cases of the catalog over a `Catalog` store."""
+
+import hashlib
+import json
+import zoneinfo
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol, TypeVar
+
+from tollgate.catalog.model import (
+    Customer,
+    Feature,
+    Plan,
+    Subscription,
+    SubscriptionStatus,
+    plan_faults,
+    plan_to_dict,
+)
+from tollgate.catalog.periods import local_days_later
+from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
+from tollgate.kernel.ids import derived_id, new_id
+from tollgate.kernel.time import Clock
+
+__all__ = [
+    "Catalog",
+    "customer",
+    "feature",
+    "plan",
+    "put_customer",
+    "put_feature",
+    "put_plan",
+    "subscribe",
+    "subscription",
+]
+
+Thing = TypeVar("Thing")
+
+_TRIES: Final = 5
+_MAX_SUBSCRIPTIONS: Final = 100
+_CLOCK_SKEW: Final = timedelta(minutes=5)
+
+
+class Catalog(Protocol):
+    """What the use cases need of a store; a method returns False when another writer was first."""
+
+    def feature(self, code: str) -> Feature | None:
+        """The feature, if there is one."""
+
+    def save_feature(self, feature: Feature) -> bool:
+        """Write a feature, unless one with another type, aggregation or dedupe is there."""
+
+    def plan(self, code: str, version: int | None = None) -> Plan | None:
+        """A version of a plan; None is the latest."""
+
+    def add_plan_version(self, plan: Plan) -> bool:
+        """Write a version and make it the latest, if the version before it is the latest now."""
+
+    def customer(self, customer_id: str) -> Customer | None:
+        """The customer, if there is one."""
+
+    def save_customer(self, customer: Customer) -> None:
+        """Write a customer."""
+
+    def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
+        """All subscriptions of a customer, as the last write left them."""
+
+    def subscription(self, subscription_id: str) -> Subscription | None:
+        """The subscription, if there is one."""
+
+    def add_subscription(self, subscription: Subscription) -> bool:
+        """Write a new subscription, if its id is free and the customer's others are as last read."""
+
+
+def put_feature(catalog: Catalog, feature: Feature) -> Feature:
+    """Create a feature, or change its name or unit.
+
+    Raises:
+        Conflict: it exists with another type, aggregation or dedupe, on which counts rest.
+    """
+    if not catalog.save_feature(feature):
+        raise Conflict(
+            f"The feature {feature.code} exists with another type, aggregation or dedupe, "
+            "which never change: make a feature with another code."
+        )
+    return feature
+
+
+def feature(catalog: Catalog, code: str) -> Feature:
+    """A feature, or NotFound."""
+    return _found(catalog.feature(code), "feature", code)
+
+
+def put_plan(catalog: Catalog, plan: Plan, faults: tuple[FieldError, ...] = ()) -> Plan:
+    """Make a new version of a plan, or give back the latest when nothing in it differs.
+
+    Raises:
+        InvalidInput: the rules of `plan_faults` are broken; `faults` are those found before.
+        Conflict: others kept writing versions of this plan.
+    """
+    if found := (*faults, *plan_faults(plan)):
+        raise InvalidInput(found)
+    for _ in range(_TRIES):
+        latest = catalog.plan(plan.code)
+        if latest is not None and plan_to_dict(replace(plan, version=latest.version)) == plan_to_dict(latest):
+            return latest
+        candidate = replace(plan, version=latest.version + 1 if latest else 1)
+        if catalog.add_plan_version(candidate):
+            return candidate
+    raise Conflict(f"Others are changing the plan {plan.code} now; send the request again.")
+
+
+def plan(catalog: Catalog, code: str, version: int | None = None) -> Plan:
+    """A version of a plan (None: the latest), or NotFound."""
+    return _found(catalog.plan(code, version), "plan", code if version is None else f"{code} version {version}")
+
+
+def put_customer(catalog: Catalog, customer: Customer) -> Customer:
+    """Create or replace a customer; the periods of running subscriptions keep their time zone.
+
+    Raises:
+        InvalidInput: the time zone is not one of the IANA database.
+    """
+    if not _is_timezone(customer.timezone):
+        raise InvalidInput([FieldError("/timezone", "must be an IANA time zone such as Europe/Berlin or UTC")])
+    catalog.save_customer(customer)
+    return customer
+
+
+def customer(catalog: Catalog, customer_id: str) -> Customer:
+    """A customer, or NotFound."""
+    return _found(catalog.customer(customer_id), "customer", customer_id)
+
+
+def subscribe(
+    catalog: Catalog,
+    *,
+    customer: str,
+    plan: str,
+    clock: Clock,
+    subscription_id: str | None = None,
+    idempotency_key: str | None = None,
+    starts_at: datetime | None = None,
+    trial_days: int | None = None,
+) -> Subscription:
+    """Put a customer on the latest version of a plan.
+
+    The same request with the same id or idempotency key gives the subscription it made the first time.
+
+    Raises:
+        InvalidInput: no such customer or plan, or a start in the future.
+        Conflict: the id or key belongs to another request.
+    """
+    request = [customer, plan, starts_at.isoformat() if starts_at else None, trial_days]
+    digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()
+    if subscription_id is None:
+        subscription_id = derived_id("sub", idempotency_key) if idempotency_key else new_id("sub")
+    for _ in range(_TRIES):
+        existing = catalog.subscription(subscription_id)
+        if existing is not None:
+            if existing.request_digest != digest:
+                raise Conflict(f"The subscription {subscription_id} was made by another request.")
+            return existing
+        made = _new_subscription(catalog, subscription_id, digest, customer, plan, clock(), starts_at, trial_days)
+        if catalog.add_subscription(made):
+            return made
+    raise Conflict(f"Others are changing the subscriptions of {customer} now; send the request again.")
+
+
+def _new_subscription(
+    catalog: Catalog,
+    subscription_id: str,
+    digest: str,
+    customer_id: str,
+    plan_code: str,
+    now: datetime,
+    starts_at: datetime | None,
+    trial_days: int | None,
+) -> Subscription:
+    owner, chosen = catalog.customer(customer_id), catalog.plan(plan_code)
+    faults = [
+        *([] if owner else [FieldError("/customer", f"there is no customer {customer_id}")]),
+        *([] if chosen else [FieldError("/plan", f"there is no plan {plan_code}")]),
+    ]
+    if starts_at is not None and starts_at > now + _CLOCK_SKEW:
+        faults.append(FieldError("/starts_at", "must not lie in the future"))
+    if owner and len(catalog.subscriptions(customer_id)) >= _MAX_SUBSCRIPTIONS:
+        faults.append(FieldError("/customer", f"has {_MAX_SUBSCRIPTIONS} subscriptions, and no room for more"))
+    if faults or owner is None or chosen is None:
+        raise InvalidInput(faults)
+    start = starts_at or now
+    days = chosen.trial_days if trial_days is None else trial_days
+    return Subscription(
+        id=subscription_id,
+        customer=owner.id,
+        plan=chosen.code,
+        plan_version=chosen.version,
+        starts_at=start,
+        anchor=local_days_later(start, owner.timezone, days) if days else start,
+        timezone=owner.timezone,
+        billing_period=chosen.billing_period,
+        state=SubscriptionStatus.ACTIVE,
+        created_at=now,
+        request_digest=digest,
+    )
+
+
+def subscription(catalog: Catalog, subscription_id: str) -> Subscription:
+    """A subscription, or NotFound."""
+    return _found(catalog.subscription(subscription_id), "subscription", subscription_id)
+
+
+def _found(thing: Thing | None, kind: str, name: str) -> Thing:
+    if thing is None:
+        raise NotFound(f"There is no {kind} {name}.")
+    return thing
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

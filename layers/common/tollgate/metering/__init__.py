@@ -1,0 +1,1 @@
+"""Events in, counted exactly once; usage out."""

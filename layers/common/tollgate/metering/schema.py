@@ -1,0 +1,327 @@
+"""Events on the wire: CloudEvents 1.0 (HTTP binding: batched, structured, binary) and the simple form.
+
+Read by hand, without pydantic: ingest is the hottest path there is, and one bad event must not fail its
+neighbours, so that each fault becomes a `Rejection` in its event's place.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import unquote
+
+from tollgate.kernel.errors import FieldError, InvalidInput, UnsupportedMediaType
+from tollgate.kernel.ids import ID_PATTERN, is_id
+from tollgate.kernel.json import read_json
+from tollgate.kernel.money import format_decimal, parse_decimal
+from tollgate.kernel.time import format_time, parse_time
+from tollgate.metering.model import MAX_EVENTS, Event, Rejection
+
+__all__ = [
+    "EVENTS_SCHEMA",
+    "RESULTS_SCHEMA",
+    "USAGE_PARAMETERS",
+    "USAGE_SCHEMA",
+    "event_to_dict",
+    "read_events",
+]
+
+_MAX_SOURCE: Final = 512
+_SIMPLE_KEYS: Final = frozenset({"id", "source", "customer", "feature", "quantity", "time", "properties"})
+
+
+def read_events(body: str, headers: Mapping[str, str]) -> list[Event | Rejection]:
+    """The events of a request, each read or rejected, in the order they stand in it.
+
+    Args:
+        body: the text of the body.
+        headers: the request's headers, their names in lower case.
+
+    Raises:
+        UnsupportedMediaType: the content type is none that events come in.
+        BadRequest: the body is not JSON.
+        InvalidInput: the body as a whole is not what its content type says, or holds too many events.
+    """
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/cloudevents-batch+json":
+        return [_read(_cloud_event, item) for item in _limited(_array(read_json(body)))]
+    if media_type == "application/cloudevents+json":
+        return [_read(_cloud_event, read_json(body))]
+    if "ce-specversion" in headers:
+        return [_read(_cloud_event, _binary_mode(body, media_type, headers))]
+    if media_type == "application/json":
+        return _simple_events(read_json(body))
+    raise UnsupportedMediaType(
+        "Send application/json, application/cloudevents+json, application/cloudevents-batch+json, "
+        "or a CloudEvent in binary mode with its ce- headers."
+    )
+
+
+def _simple_events(body: Any) -> list[Event | Rejection]:
+    if isinstance(body, list):
+        return [_read(_simple, item) for item in _limited(body)]
+    if isinstance(body, dict) and "events" in body:
+        if set(body) != {"events"} or not isinstance(body["events"], list):
+            raise InvalidInput([FieldError("/events", "must be an array, and the only key of the body")])
+        return [_read(_simple, item) for item in _limited(body["events"], "/events")]
+    if isinstance(body, dict):
+        return [_read(_simple, body)]
+    raise InvalidInput([FieldError("", 'must be an event, an array of events, or {"events": [...]}')])
+
+
+def _array(body: Any) -> list[Any]:
+    if not isinstance(body, list):
+        raise InvalidInput([FieldError("", "a batch is an array of CloudEvents")])
+    return body
+
+
+def _limited(items: list[Any], pointer: str = "") -> list[Any]:
+    if not 1 <= len(items) <= MAX_EVENTS:
+        raise InvalidInput([FieldError(pointer, f"holds {len(items)} events; send from 1 to {MAX_EVENTS}")])
+    return items
+
+
+def _binary_mode(body: str, media_type: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    event: dict[str, Any] = {
+        name.removeprefix("ce-"): unquote(value.strip('"')) for name, value in headers.items() if name.startswith("ce-")
+    }
+    if body:
+        if media_type != "application/json":
+            raise UnsupportedMediaType("The data of a usage event is application/json.")
+        event["data"] = read_json(body)
+    return event
+
+
+class _Fault(ValueError):
+    """What keeps an event from being read: a pointer into it, and why."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(f"{pointer}: {detail}")
+
+
+def _read(form: Callable[[dict[str, Any]], Event], item: Any) -> Event | Rejection:
+    if not isinstance(item, dict):
+        return Rejection(None, "invalid", "must be an event: a JSON object")
+    try:
+        return form(item)
+    except _Fault as fault:
+        event_id = item.get("id")
+        return Rejection(event_id if is_id(event_id) else None, "invalid", str(fault))
+
+
+def _simple(item: dict[str, Any]) -> Event:
+    if unknown := sorted(set(item) - _SIMPLE_KEYS):
+        raise _Fault(f"/{unknown[0][:64]}", "is no key of an event; what else you know goes into properties")
+    return Event(
+        id=_id(item, "id"),
+        source=_source(item.get("source", "")),
+        customer=_id(item, "customer"),
+        feature=_id(item, "feature"),
+        quantity=_quantity(item.get("quantity", "1"), "/quantity"),
+        time=_time(item.get("time")),
+        properties=_object(item.get("properties"), "/properties"),
+    )
+
+
+def _cloud_event(item: dict[str, Any]) -> Event:
+    if item.get("specversion") != "1.0":
+        raise _Fault("/specversion", 'must be "1.0"')
+    if "data_base64" in item:
+        raise _Fault("/data_base64", "is not read: send data as a JSON object")
+    if not item.get("source"):
+        raise _Fault("/source", "must say where the event comes from")
+    data = _object(item.get("data"), "/data")
+    return Event(
+        id=_id(item, "id"),
+        source=_source(item["source"]),
+        customer=_id(item, "subject"),
+        feature=_id(item, "type"),
+        quantity=_quantity(data.pop("quantity", "1"), "/data/quantity"),
+        time=_time(item.get("time")),
+        properties=data,
+    )
+
+
+def _id(item: dict[str, Any], key: str) -> str:
+    value = item.get(key)
+    if not is_id(value):
+        raise _Fault(f"/{key}", f"must match {ID_PATTERN}")
+    return str(value)
+
+
+def _source(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_SOURCE:
+        raise _Fault("/source", f"must be a string of at most {_MAX_SOURCE} characters")
+    return value
+
+
+def _object(value: Any, pointer: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise _Fault(pointer, "must be a JSON object")
+    return dict(value or {})
+
+
+def _quantity(value: Any, pointer: str) -> Decimal:
+    try:
+        quantity = parse_decimal(value)
+    except ValueError as error:
+        raise _Fault(pointer, str(error)) from None
+    if quantity < 0:
+        raise _Fault(pointer, "must not be negative")
+    return quantity
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        return None if value is None else parse_time(value)
+    except ValueError as error:
+        raise _Fault("/time", str(error)) from None
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """The simple form of an event, as it waits in the queue."""
+    body: dict[str, Any] = {
+        "id": event.id,
+        "source": event.source,
+        "customer": event.customer,
+        "feature": event.feature,
+        "quantity": format_decimal(event.quantity),
+        "properties": event.properties,
+    }
+    return body | ({"time": format_time(event.time)} if event.time else {})
+
+
+_ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
+_EVENT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": "UsageEvent",
+    "required": ["id", "customer", "feature"],
+    "additionalProperties": False,
+    "properties": {
+        "id": _ID_SCHEMA,
+        "source": {"type": "string", "maxLength": _MAX_SOURCE},
+        "customer": _ID_SCHEMA,
+        "feature": _ID_SCHEMA,
+        "quantity": {"type": "string", "default": "1", "description": "A decimal string, not negative"},
+        "time": {"type": "string", "format": "date-time"},
+        "properties": {"type": "object"},
+    },
+}
+_CLOUD_EVENT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": "UsageCloudEvent",
+    "required": ["specversion", "id", "source", "type", "subject"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": _ID_SCHEMA,
+        "source": {"type": "string", "minLength": 1, "maxLength": _MAX_SOURCE},
+        "type": {**_ID_SCHEMA, "description": "The feature"},
+        "subject": {**_ID_SCHEMA, "description": "The customer"},
+        "time": {"type": "string", "format": "date-time"},
+        "data": {"type": "object", "properties": {"quantity": {"type": "string", "default": "1"}}},
+    },
+}
+
+
+def _several(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_EVENTS}
+
+
+EVENTS_SCHEMA: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        _EVENT_SCHEMA,
+                        _several(_EVENT_SCHEMA),
+                        {
+                            "type": "object",
+                            "required": ["events"],
+                            "additionalProperties": False,
+                            "properties": {"events": _several(_EVENT_SCHEMA)},
+                        },
+                    ]
+                }
+            },
+            "application/cloudevents+json": {"schema": _CLOUD_EVENT_SCHEMA},
+            "application/cloudevents-batch+json": {"schema": _several(_CLOUD_EVENT_SCHEMA)},
+        },
+    },
+    "x-parameters": [
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "respond-async: queue the events and answer 202 at once (RFC 7240)",
+        }
+    ],
+}
+"""The request in openapi.json."""
+
+RESULTS_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["results", "accepted", "duplicate", "conflict", "rejected"],
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "status"],
+                "properties": {
+                    "id": {"type": ["string", "null"]},
+                    "status": {"enum": ["accepted", "duplicate", "conflict", "rejected"]},
+                    "reason": {"type": "string"},
+                    "detail": {"type": "string"},
+                    "retryable": {"type": "boolean"},
+                },
+            },
+        },
+        **{name: {"type": "integer"} for name in ("accepted", "duplicate", "conflict", "rejected")},
+    },
+}
+"""The answer in openapi.json."""
+
+USAGE_PARAMETERS: Final[dict[str, Any]] = {
+    "x-parameters": [
+        {"name": "feature", "in": "query", "required": True, "schema": _ID_SCHEMA},
+        {"name": "from", "in": "query", "schema": {"type": "string", "format": "date-time"}},
+        {"name": "to", "in": "query", "schema": {"type": "string", "format": "date-time"}},
+        {
+            "name": "granularity",
+            "in": "query",
+            "schema": {"enum": ["period", "day", "hour"], "default": "period"},
+        },
+    ]
+}
+"""The query of `GET /v1/customers/{id}/usage` in openapi.json."""
+
+USAGE_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["customer", "feature", "period", "quantity", "events", "buckets"],
+    "properties": {
+        "customer": {"type": "string"},
+        "feature": {"type": "string"},
+        "period": {
+            "type": "object",
+            "required": ["start", "end"],
+            "properties": {name: {"type": "string", "format": "date-time"} for name in ("start", "end")},
+        },
+        "quantity": {"type": "string"},
+        "events": {"type": "integer"},
+        "buckets": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["start", "quantity", "events"],
+                "properties": {
+                    "start": {"type": "string", "format": "date-time"},
+                    "quantity": {"type": "string"},
+                    "events": {"type": "integer"},
+                },
+            },
+        },
+    },
+}
+"""The answer to it."""

@@ -1,0 +1,172 @@
+"""Usage read back: by period from the counters, by day and hour from the quarters of an hour."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from tollgate.catalog.model import Aggregation, Subscription
+from tollgate.catalog.periods import Period
+from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
+from tollgate.kernel.money import format_decimal
+from tollgate.kernel.time import format_time
+from tollgate.metering.model import CounterId, Tally
+from tollgate.metering.service import Counters, Directory, governing
+
+__all__ = ["Granularity", "Usage", "read_usage", "usage_to_dict"]
+
+_LONGEST: Final = {"day": timedelta(days=366), "hour": timedelta(days=31)}
+
+
+class Granularity(StrEnum):
+    """How finely usage is shown."""
+
+    PERIOD = "period"
+    DAY = "day"
+    HOUR = "hour"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used in a stretch of time, and its parts that saw an event."""
+
+    customer: str
+    feature: str
+    period: Period
+    total: Tally
+    buckets: tuple[tuple[datetime, Tally], ...]
+
+
+def read_usage(
+    customer: str,
+    feature: str,
+    *,
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    granularity: Granularity = Granularity.PERIOD,
+) -> Usage:
+    """The usage of the current billing period, or of all periods, days or hours that touch [start, end).
+
+    Days and hours are those of the subscription's time zone.
+
+    Raises:
+        NotFound: no such customer or feature, or the customer has no subscription with it.
+        InvalidInput: a range that is empty, or too long for its granularity.
+    """
+    subscriptions = directory.subscriptions_of([customer]).get(customer, ())
+    found = governing(subscriptions, feature, now, directory)
+    if found is None:
+        raise _not_found(customer, feature, directory)
+    subscription, granted = found
+    aggregation = granted.feature.aggregation
+    if start is None and end is None:
+        period = subscription.period(now)
+        current = CounterId(customer, feature, subscription.id, period.start)
+        total = counters.tallies([current]).get(current, Tally())
+        if granularity is Granularity.PERIOD:
+            return Usage(customer, feature, period, total, ((period.start, total),))
+        mine = [row for row in counters.buckets(customer, feature, period.start, period.end) if row[1] == current]
+        buckets = _rolled_up(mine, subscription, granularity, aggregation)
+        return Usage(customer, feature, period, total, buckets)
+    asked = _range(start, end, subscription, now)
+    if granularity is Granularity.PERIOD:
+        return _periods(customer, feature, asked, subscriptions, counters, aggregation)
+    if asked.end - asked.start > _LONGEST[granularity.value]:
+        raise InvalidInput([FieldError("/from", f"is more than {_LONGEST[granularity.value].days} days before `to`")])
+    whole = Period(
+        _floor(asked.start, subscription, granularity),
+        _floor(asked.end - timedelta(microseconds=1), subscription, granularity, after=1),
+    )
+    rows = counters.buckets(customer, feature, whole.start, whole.end)
+    buckets = _rolled_up(rows, subscription, granularity, aggregation)
+    return Usage(customer, feature, whole, _merged([tally for _, tally in buckets], aggregation), buckets)
+
+
+def _range(start: datetime | None, end: datetime | None, subscription: Subscription, now: datetime) -> Period:
+    start = start or subscription.starts_at
+    end = end or now
+    if start >= end:
+        raise InvalidInput([FieldError("/from", "must lie before `to`")])
+    return Period(start, end)
+
+
+def _periods(
+    customer: str,
+    feature: str,
+    asked: Period,
+    subscriptions: Iterable[Subscription],
+    counters: Counters,
+    aggregation: Aggregation,
+) -> Usage:
+    by_id = {subscription.id: subscription for subscription in subscriptions}
+    touched = []
+    for counter, tally in sorted(counters.periods(customer, feature).items(), key=lambda item: item[0].period_start):
+        subscription = by_id.get(counter.subscription)
+        period = subscription.period(counter.period_start) if subscription else None
+        if period and period.start < asked.end and asked.start < period.end:
+            touched.append((period, tally))
+    whole = Period(
+        min([asked.start, *(period.start for period, _ in touched)]),
+        max([asked.end, *(period.end for period, _ in touched)]),
+    )
+    total = _merged([tally for _, tally in touched], aggregation)
+    return Usage(customer, feature, whole, total, tuple((period.start, tally) for period, tally in touched))
+
+
+def _rolled_up(
+    rows: Iterable[tuple[datetime, CounterId, Tally]],
+    subscription: Subscription,
+    granularity: Granularity,
+    aggregation: Aggregation,
+) -> tuple[tuple[datetime, Tally], ...]:
+    buckets: dict[datetime, Tally] = {}
+    for at, _, tally in rows:
+        start = _floor(at, subscription, granularity)
+        buckets[start] = buckets.get(start, Tally()).merge(tally, aggregation)
+    return tuple(sorted(buckets.items(), key=lambda bucket: bucket[0]))
+
+
+def _floor(at: datetime, subscription: Subscription, granularity: Granularity, after: int = 0) -> datetime:
+    """The start of the local day or hour of an instant, or of the one `after` it."""
+    local = at.astimezone(ZoneInfo(subscription.timezone))
+    if granularity is Granularity.HOUR:
+        # Counted on the instant, not on the wall clock: an hour that comes twice in autumn is two hours.
+        past = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+        return at - past + after * timedelta(hours=1)
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0) + after * timedelta(days=1)
+    return midnight.astimezone(UTC)
+
+
+def _merged(tallies: Iterable[Tally], aggregation: Aggregation) -> Tally:
+    total = Tally()
+    for tally in tallies:
+        total = total.merge(tally, aggregation)
+    return total
+
+
+def _not_found(customer: str, feature: str, directory: Directory) -> NotFound:
+    if customer not in directory.customers([customer]):
+        return NotFound(f"There is no customer {customer}.")
+    if feature not in directory.features([feature]):
+        return NotFound(f"There is no feature {feature}.")
+    return NotFound(f"{customer} has no subscription with {feature}.")
+
+
+def usage_to_dict(usage: Usage) -> dict[str, Any]:
+    """The answer to `GET /v1/customers/{id}/usage`."""
+    return {
+        "customer": usage.customer,
+        "feature": usage.feature,
+        "period": {"start": format_time(usage.period.start), "end": format_time(usage.period.end)},
+        "quantity": format_decimal(usage.total.quantity),
+        "events": usage.total.events,
+        "buckets": [
+            {"start": format_time(start), "quantity": format_decimal(tally.quantity), "events": tally.events}
+            for start, tally in usage.buckets
+        ],
+    }

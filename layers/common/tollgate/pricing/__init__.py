@@ -1,0 +1,1 @@
+"""What usage costs: four price models and quotes that explain themselves line by line."""

@@ -1,0 +1,17 @@
+"""The four tables on moto, new for each test."""
+
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from tests.conftest import create_tables
+
+
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """All tables exist and are empty while the test runs."""
+    with mock_aws():
+        create_tables(boto3.client("dynamodb"))
+        yield
