@@ -165,9 +165,7 @@ def _check_machine(name: str) -> None:
     """Say what the machine lacks, before anything fails half-way."""
     if importlib.util.find_spec("ensurepip") is None and not (DEV / "bin" / "uv").exists():
         package = "python{}.{}-venv".format(*sys.version_info)
-        raise BootstrapError(
-            f"this Python cannot make environments; on Debian or Ubuntu: apt-get install {package}"
-        )
+        raise BootstrapError(f"this Python cannot make environments; on Debian or Ubuntu: apt-get install {package}")
     if name == "sam" and shutil.which("make") is None:
         raise BootstrapError("sam builds the layer with make, which is not on PATH: apt-get install make")
 

@@ -1,4 +1,4 @@
-"""Builds the template with sam, and deploys it to the local AWS: `python -m tools.deploy` builds it for AWS."""
+"""Builds the template with sam and deploys it to the local AWS; `python -m tools.deploy` builds it for AWS."""
 
 import argparse
 import contextlib
@@ -91,9 +91,7 @@ def build_for_aws(python_version: str, architecture: str) -> Path:
         ToolError: sam is missing or the build fails.
     """
     parameters = [f"PythonRuntime=python{python_version}", f"Architecture={architecture}"]
-    shutil.rmtree(
-        ROOT / ".aws-sam", ignore_errors=True
-    )  # its cache does not know what Python the layer is for
+    shutil.rmtree(ROOT / ".aws-sam", ignore_errors=True)  # its cache does not know what Python the layer is for
     environment = _build_environment(python_version, architecture)
     LOCAL.mkdir(exist_ok=True)
     arguments = ["--build-dir", str(ROOT / ".aws-sam" / "build"), "--no-cached", "--parameter-overrides"]
@@ -128,20 +126,17 @@ def _open_api(endpoint_url: str) -> Deployment:
     template = json.loads(text) if isinstance(text, str) else text
     import_routes(boto3.client("apigatewayv2", **aws_arguments(endpoint_url)), template, resources)
     outputs = client.describe_stacks(StackName=STACK_NAME)["Stacks"][0].get("Outputs", [])
-    api = next(
-        each["PhysicalResourceId"] for each in found if each["ResourceType"] == "AWS::ApiGatewayV2::Api"
-    )
     port = endpoint_url.rpartition(":")[2]
     return Deployment(
         # No stage in it: MiniStack takes what is not the name of a stage as a path in the stage $default.
-        api_url=f"http://localhost:{port}/_aws/execute-api/{api}",
+        api_url=f"http://localhost:{port}/_aws/execute-api/{resources['HttpApi']}",
         resources=resources,
         outputs={each["OutputKey"]: each["OutputValue"] for each in outputs},
     )
 
 
 def _make_bucket(endpoint_url: str) -> None:
-    """Make the bucket for artifacts; `--resolve-s3` makes one too, but by a stack of its own, in 3 seconds."""
+    """Make the bucket for artifacts; `--resolve-s3` makes one too, by a stack of its own, in 3 seconds."""
     client = boto3.client("s3", **aws_arguments(endpoint_url))
     with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
         client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -239,15 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1
     size = _zipped_size(layer)
-    print(
-        f"built for python{options.python_version} on {options.architecture}, {time.monotonic() - started:.1f} s"
-    )
+    print(f"built for python{options.python_version} on {options.architecture}, {time.monotonic() - started:.1f} s")
     print(f"the common layer is {size / (1 << 20):.1f} MB zipped")
     if size > LAYER_LIMIT:
         limit = f"{LAYER_LIMIT >> 20} MB"
-        print(
-            f"tollgate: that is more than {limit}: see what layers/common/Makefile removes", file=sys.stderr
-        )
+        print(f"tollgate: that is more than {limit}: see what layers/common/Makefile removes", file=sys.stderr)
         return 1
     print("next: sam deploy (sam is in .local/venv/sam/bin if you have no other)")
     return 0

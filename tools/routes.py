@@ -37,9 +37,7 @@ class Route:
     authorizer: str | None
 
 
-def import_routes(
-    client: "ApiGatewayV2Client", template: Mapping[str, Any], resources: Mapping[str, str]
-) -> None:
+def import_routes(client: "ApiGatewayV2Client", template: Mapping[str, Any], resources: Mapping[str, str]) -> None:
     """Make the routes of the HTTP APIs in the processed template, and bring those up to date that exist.
 
     Args:
@@ -66,10 +64,8 @@ def routes_of(body: Mapping[str, Any], functions: Sequence[str]) -> list[Route]:
     ]
 
 
-def _import_api(
-    client: "ApiGatewayV2Client", api: str, body: Mapping[str, Any], resources: Mapping[str, str]
-) -> None:
-    """Make one API's authorizers, integrations and routes, and drop the routes that the template no longer has."""
+def _import_api(client: "ApiGatewayV2Client", api: str, body: Mapping[str, Any], resources: Mapping[str, str]) -> None:
+    """Make one API's authorizers, integrations and routes; drop routes that the template does not have."""
     authorizers = _import_authorizers(client, api, body, resources)
     routes = routes_of(body, list(resources))
     integrations = _import_integrations(client, api, {resources[route.function] for route in routes})
@@ -116,9 +112,7 @@ def _import_authorizers(
 
 def _import_integrations(client: "ApiGatewayV2Client", api: str, functions: set[str]) -> dict[str, str]:
     """Make a proxy integration for each function; return their ids by the function's physical name."""
-    ids = {
-        item["IntegrationUri"]: item["IntegrationId"] for item in client.get_integrations(ApiId=api)["Items"]
-    }
+    ids = {item["IntegrationUri"]: item["IntegrationId"] for item in client.get_integrations(ApiId=api)["Items"]}
     for function in sorted(functions - ids.keys()):
         made = client.create_integration(
             ApiId=api,
@@ -154,9 +148,8 @@ def _method(name: str) -> str:
 
 def _function_in(uri: object, functions: Sequence[str]) -> str:
     """Find the function that a URI names in one of CloudFormation's many ways."""
-    named = {*re.findall(r"\w+", json.dumps(uri))} & {*functions}
+    words: list[str] = re.findall(r"\w+", json.dumps(uri))
+    named = {*words} & {*functions}
     if len(named) != 1:
-        raise ToolError(
-            f"one function is expected in {json.dumps(uri)}, but it names {sorted(named) or 'none'}"
-        )
+        raise ToolError(f"one function is expected in {json.dumps(uri)}, but it names {sorted(named) or 'none'}")
     return named.pop()

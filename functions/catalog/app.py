@@ -254,7 +254,7 @@ def get_api_key(key: Name) -> Response[str]:
     "/v1/api-keys/<key>",
     scope="admin",
     summary="Revoke an API key",
-    responses={204: {"description": "Revoked; a warm authorizer may know it for 30 seconds more"}},
+    responses={204: {"description": "Revoked; a warm authorizer may know it for 30 seconds more", "content": {}}},
 )
 def delete_api_key(key: Name) -> Response[str]:
     """In force at once, or after the 30 seconds for which a warm authorizer may know it."""
@@ -263,19 +263,33 @@ def delete_api_key(key: Name) -> Response[str]:
     return Response(204)
 
 
-@app.endpoint("GET", "/v1/openapi.json", scope=None, summary="This document", include_in_schema=True)
+@app.endpoint(
+    "GET", "/v1/openapi.json", scope=None, summary="This document", responses=answers({"type": "object"}, "OpenAPI 3.1")
+)
 def get_openapi() -> Response[str]:
     """The OpenAPI document of all routes."""
     return Response(200, "application/json", OPENAPI.read_text())
 
 
-@app.endpoint("GET", "/docs", scope=None, summary="The reference page of this document")
+@app.endpoint(
+    "GET",
+    "/docs",
+    scope=None,
+    summary="The reference page of this document",
+    responses={200: {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}},
+)
 def get_docs() -> Response[str]:
     """The reference page."""
     return Response(200, "text/html; charset=utf-8", docs_page(OPENAPI))
 
 
-@app.endpoint("GET", "/healthz", scope=None, summary="Is the API up?")
+@app.endpoint(
+    "GET",
+    "/healthz",
+    scope=None,
+    summary="Is the API up?",
+    responses=answers({"type": "object", "properties": {"status": {"const": "ok"}}}, "Up"),
+)
 def get_health() -> Response[str]:
     """Answers with no data touched."""
     return json_response({"status": "ok"})

@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from tollgate.api.app import App, json_response
 from tollgate.api.documents import answers
-from tollgate.kernel.errors import FieldError, InvalidInput
+from tollgate.kernel.errors import InvalidInput
 from tollgate.pricing.model import faults
 from tollgate.pricing.quotes import quote, quote_to_dict
 from tollgate.pricing.schema import QuoteRequest, QuoteResponse, to_price
@@ -25,7 +25,7 @@ app = App(validate=True)
 def post_quote(body: QuoteRequest) -> Response[str]:
     """With `previous_quantity`, what is to be paid on top of it."""
     price = to_price(body.price)
-    if found := [FieldError(f"/price{fault.pointer}", fault.detail) for fault in faults(price)]:
+    if found := faults(price, "/price"):
         raise InvalidInput(found)
     return json_response(quote_to_dict(quote(price, body.quantity, body.currency, body.previous_quantity)))
 

@@ -16,6 +16,7 @@ from tollgate.api.app import App, json_response
 from tollgate.api.documents import answers
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.errors import FieldError, InvalidInput, Unavailable
+from tollgate.kernel.ids import derived_id
 from tollgate.kernel.time import from_epoch_ms, parse_time, system_clock
 from tollgate.metering.model import Event
 from tollgate.metering.queue import messages, read_message
@@ -24,6 +25,7 @@ from tollgate.metering.schema import (
     RESULTS_SCHEMA,
     USAGE_PARAMETERS,
     USAGE_SCHEMA,
+    event_to_dict,
     read_events,
 )
 from tollgate.metering.service import Result, ingest, results_to_dict
@@ -31,14 +33,14 @@ from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import record_error
-from tollgate.recovery.store import DynamoErrorStore
+from tollgate.recovery.store import DynamoRecovery
 
 logger = Logger()
 app = App(validate=False)
 batches = BatchProcessor(EventType.SQS)
 catalog = DynamoCatalog()
 counters = DynamoCounters()
-errors = DynamoErrorStore()
+errors = DynamoRecovery()
 sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
 
 
@@ -134,9 +136,10 @@ def write_down(event: Event, result: Result, message_id: str) -> None:
     """Record an event of the queue that nobody waits to hear was rejected."""
     record_error(
         errors,
+        id=derived_id("err", f"{message_id}#{event.source}#{event.id}"),  # a message may come twice
         error_type=ErrorType.VALIDATION_ERROR,
         operation="count_event",
-        arguments={"id": event.id, "source": event.source, "feature": event.feature},
+        arguments=event_to_dict(event),
         customer=event.customer,
         subscription=None,
         context={"reason": result.reason, "message_id": message_id},

@@ -43,9 +43,7 @@ def period_of(case: dict[str, Any]) -> Period:
     return period_at(anchor, case["timezone"], interval, count * case["interval_count"], at)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case["id"]) for case in CASES if case["conforms_to_rule"]]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES if case["conforms_to_rule"]])
 def test_a_golden_instant_lies_in_the_period_that_others_bill(case: dict[str, Any]) -> None:
     """Start and end are those of the source, in its zone and in UTC."""
     zone = ZoneInfo(case["timezone"])
@@ -55,9 +53,7 @@ def test_a_golden_instant_lies_in_the_period_that_others_bill(case: dict[str, An
     assert period.end == datetime.fromisoformat(case["expected_end_utc"])
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case["id"]) for case in CASES if not case["conforms_to_rule"]]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES if not case["conforms_to_rule"]])
 def test_a_source_that_departs_from_the_rule_ends_its_period_a_year_later(case: dict[str, Any]) -> None:
     """Each departure is the one named above, and no other."""
     period = period_of(case)

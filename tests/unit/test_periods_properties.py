@@ -253,9 +253,7 @@ def test_periods_are_made_as_they_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("interval", Interval)
-def test_a_far_period_is_estimated_and_not_walked_to(
-    interval: Interval, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_far_period_is_estimated_and_not_walked_to(interval: Interval, monkeypatch: pytest.MonkeyPatch) -> None:
     """Millennia after the anchor a handful of calendar additions find the period."""
     additions = 0
 

@@ -167,9 +167,7 @@ def test_a_tiered_price_equals_its_definition(price: Tiered, quantity: Decimal) 
     for index, tier in enumerate(price.tiers):
         entered = quantity > lower or (index == 0 and price.zero_usage is ZeroUsage.FLAT)
         upper = Fraction(quantity if tier.up_to is None else min(tier.up_to, quantity))
-        total += max(upper - lower, Fraction(0)) * Fraction(tier.unit_price) + entered * Fraction(
-            tier.flat_fee
-        )
+        total += max(upper - lower, Fraction(0)) * Fraction(tier.unit_price) + entered * Fraction(tier.flat_fee)
         lower = Fraction(tier.up_to or quantity)
     assert Fraction(exact(price, quantity)) == total
 

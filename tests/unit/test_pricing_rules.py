@@ -140,7 +140,7 @@ def test_a_negative_amount_that_rounds_to_zero_has_no_sign() -> None:
     assert quote_to_dict(quote(price, D(1), "EUR", D(10)))["exact_amount"] == "-0.0001"
 
 
-def test_the_example_of_the_contract() -> None:
+def test_a_quote_has_the_form_of_the_contract() -> None:
     """250 units of the documented graduated price, and the 150 of them that follow the first 100."""
     assert quote_to_dict(quote(Tiered(TIERS), D(250), "EUR")) == {
         "amount": "2200.00",
@@ -330,9 +330,7 @@ def test_nothing_in_a_price_is_negative_and_a_package_has_a_size(price: Price, w
 def test_faults_are_pointed_at_from_the_body_that_holds_the_price() -> None:
     """A plan names the price by its place."""
     price = Tiered((Tier(D(1), D(1)),))
-    assert [fault.pointer for fault in faults(price, "/features/2/price")] == [
-        "/features/2/price/tiers/0/up_to"
-    ]
+    assert [fault.pointer for fault in faults(price, "/features/2/price")] == ["/features/2/price/tiers/0/up_to"]
 
 
 # Stored form and boundary

@@ -222,8 +222,7 @@ def _terms_faults(granted: PlanFeature) -> Iterator[FieldError]:
     if granted.price is not None:
         if kind is FeatureType.BOOLEAN:
             yield FieldError("/price", "a boolean feature has no quantity to price")
-        for fault in price_faults(granted.price):
-            yield FieldError(f"/price{fault.pointer}", fault.detail)
+        yield from price_faults(granted.price, "/price")
     if kind is FeatureType.QUOTA and granted.quota is None:
         yield FieldError("/quota", "a quota feature needs a quota")
     if kind is not FeatureType.QUOTA and granted.quota is not None:
@@ -256,7 +255,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             "interval": plan.billing_period.interval.value,
             "count": plan.billing_period.count,
         },
-        "base_price": format_decimal(plan.base_price),
+        "base_price": f"{plan.base_price:f}",  # as it was sent: "20.00" stays,
         "trial_days": plan.trial_days,
         "grace_days": plan.grace_days,
         "features": [_granted_to_dict(granted) for granted in plan.features],

@@ -25,6 +25,7 @@ from tollgate.catalog.model import (
 )
 from tollgate.catalog.periods import Interval
 from tollgate.kernel.errors import FieldError
+from tollgate.kernel.money import ZERO
 from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
 from tollgate.kernel.time import format_time
 from tollgate.pricing.schema import PriceBody, to_price
@@ -135,7 +136,7 @@ class PlanBody(_Body):
     name: Name
     currency: CurrencyCode
     billing_period: BillingPeriodBody
-    base_price: DecimalString = Field(default="0", validate_default=True)
+    base_price: DecimalString = ZERO
     trial_days: int = Field(default=0, ge=0, le=3650, strict=True)
     grace_days: int = Field(default=0, ge=0, le=3650, strict=True)
     features: list[PlanFeatureBody] = Field(default=[], max_length=200)

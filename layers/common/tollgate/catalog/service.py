@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zoneinfo
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
@@ -11,12 +10,12 @@ from tollgate.catalog.model import (
     Customer,
     Feature,
     Plan,
+    PlanFeature,
     Subscription,
     SubscriptionStatus,
     plan_faults,
-    plan_to_dict,
 )
-from tollgate.catalog.periods import local_days_later
+from tollgate.catalog.periods import local_days_later, time_zone
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.ids import derived_id, new_id
 from tollgate.kernel.time import Clock
@@ -101,12 +100,23 @@ def put_plan(catalog: Catalog, plan: Plan, faults: tuple[FieldError, ...] = ()) 
         raise InvalidInput(found)
     for _ in range(_TRIES):
         latest = catalog.plan(plan.code)
-        if latest is not None and plan_to_dict(replace(plan, version=latest.version)) == plan_to_dict(latest):
+        if latest is not None and _same(plan, latest):
             return latest
         candidate = replace(plan, version=latest.version + 1 if latest else 1)
         if catalog.add_plan_version(candidate):
             return candidate
     raise Conflict(f"Others are changing the plan {plan.code} now; send the request again.")
+
+
+def _same(plan: Plan, other: Plan) -> bool:
+    """Whether two versions grant the same; the names of features may have changed since."""
+
+    def terms(version: Plan) -> list[PlanFeature]:
+        return [replace(granted, feature=replace(granted.feature, name="", unit=None)) for granted in version.features]
+
+    return replace(plan, version=0, features=()) == replace(other, version=0, features=()) and terms(plan) == terms(
+        other
+    )
 
 
 def plan(catalog: Catalog, code: str, version: int | None = None) -> Plan:
@@ -120,8 +130,10 @@ def put_customer(catalog: Catalog, customer: Customer) -> Customer:
     Raises:
         InvalidInput: the time zone is not one of the IANA database.
     """
-    if not _is_timezone(customer.timezone):
-        raise InvalidInput([FieldError("/timezone", "must be an IANA time zone such as Europe/Berlin or UTC")])
+    try:
+        time_zone(customer.timezone)
+    except ValueError as error:
+        raise InvalidInput([FieldError("/timezone", str(error))]) from None
     catalog.save_customer(customer)
     return customer
 
@@ -213,11 +225,3 @@ def _found(thing: Thing | None, kind: str, name: str) -> Thing:
     if thing is None:
         raise NotFound(f"There is no {kind} {name}.")
     return thing
-
-
-def _is_timezone(name: str) -> bool:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from tollgate.catalog.model import Aggregation, Subscription
-from tollgate.catalog.periods import Period
+from tollgate.catalog.periods import Period, time_zone
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
 from tollgate.kernel.money import format_decimal
 from tollgate.kernel.time import format_time
@@ -133,7 +132,7 @@ def _rolled_up(
 
 def _floor(at: datetime, subscription: Subscription, granularity: Granularity, after: int = 0) -> datetime:
     """The start of the local day or hour of an instant, or of the one `after` it."""
-    local = at.astimezone(ZoneInfo(subscription.timezone))
+    local = at.astimezone(time_zone(subscription.timezone))
     if granularity is Granularity.HOUR:
         # Counted on the instant, not on the wall clock: an hour that comes twice in autumn is two hours.
         past = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)

@@ -171,8 +171,7 @@ def price_from_dict(data: dict[str, Any]) -> Price:
 
 def _tiers_from_list(tiers: list[dict[str, Any]]) -> tuple[Tier, ...]:
     return tuple(
-        Tier(_optional(tier["up_to"]), Decimal(tier["unit_price"]), Decimal(tier.get("flat_fee", 0)))
-        for tier in tiers
+        Tier(_optional(tier["up_to"]), Decimal(tier["unit_price"]), Decimal(tier.get("flat_fee", 0))) for tier in tiers
     )
 
 

@@ -114,9 +114,7 @@ def _check(quantity: Decimal, currency: str, previous_quantity: Decimal | None) 
 
 
 def _out_of_range() -> InvalidInput:
-    return InvalidInput(
-        [FieldError("/quantity", "the amount would have more than 20 digits before the point")]
-    )
+    return InvalidInput([FieldError("/quantity", "the amount would have more than 20 digits before the point")])
 
 
 def _lines(price: Price, quantity: Decimal) -> tuple[QuoteLine, ...]:

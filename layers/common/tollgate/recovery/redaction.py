@@ -62,10 +62,7 @@ def _redacted(value: Any, depth: int) -> Any:
         return "[nested deeper]"
     if isinstance(value, Mapping):
         members = [(str(key)[:MAX_TEXT], child) for key, child in list(value.items())[:MAX_MEMBERS]]
-        return {
-            key: REDACTED if _SECRET_KEY.search(key) else _redacted(child, depth - 1)
-            for key, child in members
-        }
+        return {key: REDACTED if _SECRET_KEY.search(key) else _redacted(child, depth - 1) for key, child in members}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_redacted(child, depth - 1) for child in list(value)[:MAX_MEMBERS]]
     return value if value is None or isinstance(value, (bool, int)) else _text(str(value))

@@ -42,6 +42,8 @@ __all__ = [
     "sweep",
 ]
 
+_RANDOM: Final = secrets.SystemRandom().random
+
 MAX_ARGUMENTS: Final = 100_000
 """Characters of an operation's arguments as JSON; an item holds 400 KB in all."""
 
@@ -110,7 +112,7 @@ def record_error(
     error: BaseException | str,
     clock: Clock,
     id: str | None = None,  # noqa: A002 - the API's name for it
-    random: Callable[[], float] = secrets.SystemRandom().random,
+    random: Callable[[], float] = _RANDOM,
 ) -> ErrorRecord:
     """Write down that an operation failed, and when it is tried again; answers the record as stored.
 
@@ -162,6 +164,11 @@ class SweepResult:
     stopped_early: bool = False
     faults: list[str] = field(default_factory=list)
 
+    def counts(self) -> dict[str, int]:
+        """The result as numbers, for a log line or an answer."""
+        numbers = ("claimed", "resolved", "rescheduled", "escalated", "lost", "stopped_early")
+        return {name: int(getattr(self, name)) for name in numbers} | {"faults": len(self.faults)}
+
 
 def sweep(
     store: Recovery,
@@ -170,7 +177,7 @@ def sweep(
     time_left: Callable[[], timedelta],
     *,
     reserve: timedelta = timedelta(seconds=60),
-    random: Callable[[], float] = secrets.SystemRandom().random,
+    random: Callable[[], float] = _RANDOM,
 ) -> SweepResult:
     """Try again what is due, one record after the other, and begin no other with less than `reserve` left.
 
@@ -223,56 +230,76 @@ def _try_again(
     record: ErrorRecord, operation: Operation | None, clock: Clock, run: str, random: Callable[[], float]
 ) -> ErrorRecord:
     """The claimed record after its operation was tried, or with the reason why it was not."""
-
-    def escalate(note: str) -> ErrorRecord:
-        return move(record, Status.MANUAL, at=clock(), actor=run, note=note)
-
     if operation is None:
-        return escalate(f"the operation {record.operation} is not registered; it was not tried")
-    if record.outcome is Outcome.UNKNOWN and operation.happened is None and operation.idempotency_key is None:
-        return escalate("it is not known whether the last call happened, and the operation cannot be asked")
+        note = f"the operation {record.operation} is not registered; it was not tried"
+        return move(record, Status.MANUAL, at=clock(), actor=run, note=note)
     started = clock()
-    outcome, error, note = _ask_and_run(record, operation)
-    if outcome is None:
-        return escalate("the last try is spent, and it did not happen")
+    happened, error = _ask(record, operation)
+    if happened:
+        note = "the call before turned out to have happened"
+        return move(record, Status.RESOLVED, at=clock(), actor=run, note=note)
+    if record.exhausted:
+        note = "no try is left; " + ("the last did not happen" if happened is False else str(error))
+        return move(record, Status.MANUAL, at=clock(), actor=run, note=note)
+    outcome = Outcome.UNKNOWN
+    if happened is False:
+        outcome, error = _run(record, operation)
+    elif operation.happened is None:
+        return move(record, Status.MANUAL, at=clock(), actor=run, note=str(error))
     ended = clock()
     duration = int((ended - started).total_seconds() * 1000)
     attempt = Try(record.attempts + 1, started, outcome, error, duration)
-    return _settle(record, attempt, note, at=ended, run=run, random=random)
+    return _settle(record, attempt, at=ended, run=run, random=random)
 
 
-def _ask_and_run(record: ErrorRecord, operation: Operation) -> tuple[Outcome | None, str | None, str]:
-    """The outcome (None: not tried, as no try is left), the error if there was one, and a note."""
+def _ask(record: ErrorRecord, operation: Operation) -> tuple[bool | None, str | None]:
+    """Whether the call before happened after all; None, and why, when that stays unknown.
+
+    Only an unknown outcome is asked about. With an idempotency key it need not be: the call may be repeated.
+    """
+    if record.outcome is not Outcome.UNKNOWN:
+        return False, None
+    if operation.happened is None:
+        if operation.idempotency_key is not None:
+            return False, None
+        return None, "it is not known whether the call before happened, and the operation cannot be asked"
     try:
-        key = operation.idempotency_key(record.arguments) if operation.idempotency_key else record.id
-        if record.outcome is Outcome.UNKNOWN and operation.happened is not None:
-            happened = operation.happened(record.arguments, key)
-            if happened:
-                return Outcome.SUCCEEDED, None, "the call before had happened"
-            if happened is None:
-                return Outcome.UNKNOWN, "it is still not known whether the call before happened", "not tried"
-        if record.exhausted:
-            return None, None, ""
-        operation.run(record.arguments, key)
+        happened = operation.happened(record.arguments, _key(record, operation))
+    except Exception as error:  # noqa: BLE001 - whatever it is, we do not know, and so must not run
+        return None, describe(error)
+    return happened, "it is still not known whether the call before happened" if happened is None else None
+
+
+def _run(record: ErrorRecord, operation: Operation) -> tuple[Outcome, str | None]:
+    try:
+        operation.run(record.arguments, _key(record, operation))
     except (OutcomeUnknown, TimeoutError) as error:
-        return Outcome.UNKNOWN, describe(error), "it may have happened"
+        return Outcome.UNKNOWN, describe(error)
     except Exception as error:  # noqa: BLE001 - an operation may fail in any way; that is what is recorded
-        return Outcome.FAILED, describe(error), "failed"
-    return Outcome.SUCCEEDED, None, "succeeded"
+        return Outcome.FAILED, describe(error)
+    return Outcome.SUCCEEDED, None
 
 
-def _settle(
-    record: ErrorRecord, attempt: Try, note: str, *, at: datetime, run: str, random: Callable[[], float]
-) -> ErrorRecord:
+def _key(record: ErrorRecord, operation: Operation) -> str:
+    return operation.idempotency_key(record.arguments) if operation.idempotency_key else record.id
+
+
+_NOTES: Final = {
+    Outcome.SUCCEEDED: "succeeded",
+    Outcome.FAILED: "failed",
+    Outcome.UNKNOWN: "it may have happened",
+}
+
+
+def _settle(record: ErrorRecord, attempt: Try, *, at: datetime, run: str, random: Callable[[], float]) -> ErrorRecord:
+    note = _NOTES[attempt.outcome]
     if attempt.outcome is Outcome.SUCCEEDED:
         return move(record, Status.RESOLVED, at=at, actor=run, note=note, attempt=attempt)
     delay = next_delay(record.policy, attempt.number, random)
     if delay is None:
-        note = f"{note}; that was the last of {record.policy.max_attempts} tries"
+        note = f"{note}; no try is left"
         return move(record, Status.MANUAL, at=at, actor=run, note=note, attempt=attempt)
-    return move(
-        record, Status.PENDING, at=at, actor=run, note=note, attempt=attempt, next_retry_at=at + delay
-    )
+    return move(record, Status.PENDING, at=at, actor=run, note=note, attempt=attempt, next_retry_at=at + delay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,18 +371,18 @@ def report_text(report: Report) -> str:
     lines += ["", "What to do next"]
     if manual:
         lines += [
-            f"- {manual} wait for a person: GET /v1/errors?status=manual lists them;",
-            "  then POST /v1/errors/{id}/retry, /resolve or /discard each.",
+            f"- Waiting for a person: {manual}. GET /v1/errors?status=manual lists them;",
+            "  then POST /v1/errors/{id}/retry, /resolve or /discard for each.",
         ]
     if manual < report.total:
-        lines += [f"- {report.total - manual} are tried again by themselves: nothing to do."]
+        lines += [f"- Tried again automatically: {report.total - manual}. Nothing to do."]
     return "\n".join(lines)
 
 
 def _line(group: Group, now: datetime) -> str:
     statuses = ", ".join(f"{count} {status}" for status, count in group.by_status.items() if count)
-    age = _age(now - group.oldest)
-    return f"  {group.type:<22} {group.count:>5}   oldest {age}, {group.average_attempts:g} tries each; {statuses}"
+    age, tries = _age(now - group.oldest), f"{group.average_attempts:g} tries each"
+    return f"  {group.type:<22} {group.count:>5}   {statuses}; oldest {age}, {tries}"
 
 
 def _age(age: timedelta) -> str:

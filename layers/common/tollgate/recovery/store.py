@@ -11,7 +11,7 @@ carry some 4,000 changes a second. Index reads lag; `change` is what decides.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from heapq import merge
 from typing import Any, Final
@@ -23,7 +23,7 @@ from pynamodb.expressions.update import Action
 from pynamodb.transactions import TransactWrite
 
 from tollgate.kernel.dynamodb import RecoveryTable, connect, is_lost_race
-from tollgate.kernel.errors import Conflict
+from tollgate.kernel.errors import Conflict, Unavailable
 from tollgate.recovery.model import (
     UNRESOLVED,
     ErrorRecord,
@@ -124,21 +124,18 @@ class DynamoRecovery:
             subscription=record.subscription,
             context=record.context,
             strategy=record.policy.strategy.value,
-            max_attempts=record.policy.max_attempts,
             base_seconds=record.policy.base,
             cap_seconds=record.policy.cap,
             created_at=record.created_at,
             **_state(record),
         )
-        try:
-            with TransactWrite(connection=connect(RecoveryTable)) as transaction:
-                transaction.save(item, RecordItem.pk.does_not_exist())
-                transaction.save(_history_item(record))
-        except TransactWriteError as error:
-            if is_lost_race(error):
-                return False
-            raise
-        return True
+        history = _history_item(record)
+
+        def fill(transaction: TransactWrite) -> None:
+            transaction.save(item, RecordItem.pk.does_not_exist())
+            transaction.save(history)
+
+        return _commit(fill)
 
     def get(self, record_id: str) -> ErrorRecord | None:
         """The record with its history and its tries, read consistently."""
@@ -161,16 +158,15 @@ class DynamoRecovery:
         owner = before.lease.owner if before.lease else None
         unchanged = (RecordItem.status == before.status.value) & (RecordItem.revision == before.revision)
         unchanged &= RecordItem.lease_owner == owner if owner else RecordItem.lease_owner.does_not_exist()
-        try:
-            with TransactWrite(connection=connect(RecoveryTable)) as transaction:
-                transaction.update(item, _actions(after), unchanged)
-                transaction.save(_history_item(after))
-                if len(after.tries) > len(before.tries):
-                    transaction.save(_try_item(after), TryItem.pk.does_not_exist())
-        except TransactWriteError as error:
-            if is_lost_race(error):
-                raise Conflict(f"another writer changed record {before.id} first") from error
-            raise
+
+        def fill(transaction: TransactWrite) -> None:
+            transaction.update(item, _actions(after), unchanged)
+            transaction.save(_history_item(after))
+            if len(after.tries) > len(before.tries):
+                transaction.save(_try_item(after), TryItem.pk.does_not_exist())
+
+        if not _commit(fill):
+            raise Conflict(f"another writer changed record {before.id} first")
 
     def due(self, now: datetime) -> Iterator[str]:
         """Ids of the records that are due by `now` (inclusive), the longest due first, page by page."""
@@ -187,6 +183,26 @@ class DynamoRecovery:
                 attempts=int(item["attempts"]["N"]),
                 created_at=datetime.fromisoformat(item["created_at"]["S"]),
             )
+
+
+def _commit(fill: Callable[[TransactWrite], None]) -> bool:
+    """Write a transaction; False when one of its conditions is false.
+
+    A conflict with a transaction under way says nothing about the conditions, so it is tried again: a run
+    that holds the lease must not lose the outcome of its try to one that only knocked.
+    """
+    for _ in range(4):
+        try:
+            with TransactWrite(connection=connect(RecoveryTable)) as transaction:
+                fill(transaction)
+        except TransactWriteError as error:
+            if any(reason and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
+                return False
+            if not is_lost_race(error):
+                raise
+        else:
+            return True
+    raise Unavailable("other writers are at the same record")
 
 
 def _query_index(
@@ -221,6 +237,7 @@ def _state(record: ErrorRecord) -> dict[str, Any]:
         "outcome": record.outcome.value,
         "error": record.error,
         "attempts": record.attempts,
+        "max_attempts": record.policy.max_attempts,
         "next_retry_at": record.next_retry_at,
         "lease_owner": lease.owner if lease else None,
         "lease_since": lease.since if lease else None,
@@ -278,9 +295,7 @@ def _record(item: RecordItem, history: tuple[HistoryEntry, ...], tries: tuple[Tr
         customer=item.customer,
         subscription=item.subscription,
         context=item.context,
-        policy=Policy(
-            Strategy(item.strategy), int(item.max_attempts), int(item.base_seconds), int(item.cap_seconds)
-        ),
+        policy=Policy(Strategy(item.strategy), int(item.max_attempts), int(item.base_seconds), int(item.cap_seconds)),
         status=Status(item.status),
         outcome=Outcome(item.outcome),
         error=item.error,

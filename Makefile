@@ -1,0 +1,51 @@
+# All that a target needs is made first, by tools/bootstrap.py: only Python 3.11 or newer, make and git must be here.
+
+PYTHON ?= python3
+
+BOOTSTRAP = @command -v $(PYTHON) >/dev/null || { \
+	echo "tollgate: $(PYTHON) is not on PATH; name a Python 3.11 or newer: make PYTHON=python3.12 $@" >&2; exit 1; }; \
+	$(PYTHON) tools/bootstrap.py
+IN = @.venv/bin/
+SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
+
+.PHONY: help run demo test lint validate format build clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+run:  ## the whole stack on this machine with the demonstration loaded, until Ctrl-C (TOLLGATE_PORT=4566)
+	$(BOOTSTRAP) dev ministack sam
+	$(IN)python -m tools.local run
+
+demo:  ## the same, but it ends when the demonstration has been shown
+	$(BOOTSTRAP) dev ministack sam
+	$(IN)python -m tools.local demo
+
+test:  ## all tests; ARGS="-m 'not stack' -k tiers" goes to pytest
+	$(BOOTSTRAP) dev ministack sam
+	$(IN)pytest $(ARGS)
+
+lint:  ## ruff, mypy and sam validate: what CI refuses
+	$(BOOTSTRAP) dev sam
+	$(IN)ruff check
+	$(IN)ruff format --check
+	$(IN)mypy
+	$(SAM) validate --lint
+
+validate:  ## the template alone
+	$(BOOTSTRAP) dev sam
+	$(SAM) validate --lint
+
+format:  ## let ruff write what it can
+	$(BOOTSTRAP) dev
+	$(IN)ruff check --fix
+	$(IN)ruff format
+
+build:  ## for AWS: python3.13 on arm64 (ARGS="--python-version 3.12 --architecture x86_64"); then sam deploy
+	$(BOOTSTRAP) dev sam
+	$(IN)python -m tools.deploy $(ARGS)
+
+clean:  ## remove all that was made: environments, builds, logs, caches
+	rm -rf .venv .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
