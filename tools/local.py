@@ -150,6 +150,7 @@ def _stack_file(stack: Stack) -> Iterator[None]:
 def _run(mode: str, port: int, console: Console) -> None:
     """Do what the command says, and leave nothing running."""
     progress = _Progress(console)
+    STACK_FILE.unlink(missing_ok=True)  # of a run that was killed
     stack_up = local_stack(port, LOCAL / "build" / "run", LOCAL / "ministack.log", progress)
     with stack_up as stack, _stack_file(stack):
         if mode != "stack":

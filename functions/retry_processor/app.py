@@ -1,7 +1,7 @@
 """Every 5 minutes: tries again the failed operations that are due, and publishes how much is unresolved."""
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from aws_lambda_powertools.logging import Logger
@@ -13,6 +13,9 @@ from tollgate.kernel.time import system_clock
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import Operation, Report, report, sweep
 from tollgate.recovery.store import DynamoRecovery
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.literals import StandardUnitType
 
 OPERATIONS: Final[dict[str, Operation]] = {}  # contexts register theirs here
 NAMESPACE: Final = required("METRICS_NAMESPACE")
@@ -41,9 +44,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, int]:  #
 
 
 def publish(unresolved: Report) -> None:
-    """Put the metrics; zeros too, for an alarm clears only on a value. An alarm reads no logs (EMF) here."""
+    """Put the metrics; zeros too, for an alarm clears only on a value."""
     counts = {group.type: group.count for group in unresolved.groups}
     ages = [(unresolved.generated_at - group.oldest).total_seconds() for group in unresolved.groups]
+    values: list[tuple[str, StandardUnitType, int, dict[str, str]]]
     values = [("UnresolvedErrors", "Count", unresolved.total, {})]
     values += [("UnresolvedErrors", "Count", counts.get(each, 0), {"Type": each.value}) for each in ErrorType]
     values += [("OldestUnresolvedErrorAge", "Seconds", int(max(ages, default=0)), {})]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "put_feature",
     "put_plan",
     "subscribe",
+    "subscribe_many",
     "subscription",
 ]
 
@@ -143,6 +145,18 @@ def customer(catalog: Catalog, customer_id: str) -> Customer:
     return _found(catalog.customer(customer_id), "customer", customer_id)
 
 
+def subscribe_many(
+    catalog: Catalog, customers: Sequence[Customer], *, plan: str, starts_at: datetime, clock: Clock
+) -> list[tuple[Customer, Subscription]]:
+    """Each customer with a first subscription to a plan's latest version, `sub-` and its id; writes nothing.
+
+    Raises:
+        NotFound: there is no such plan.
+    """
+    chosen = _found(catalog.plan(plan), "plan", plan)
+    return [(one, _subscription(one, f"sub-{one.id}", "", chosen, clock(), starts_at, None)) for one in customers]
+
+
 def subscribe(
     catalog: Catalog,
     *,
@@ -199,6 +213,18 @@ def _new_subscription(
         faults.append(FieldError("/customer", f"has {_MAX_SUBSCRIPTIONS} subscriptions, and no room for more"))
     if faults or owner is None or chosen is None:
         raise InvalidInput(faults)
+    return _subscription(owner, subscription_id, digest, chosen, now, starts_at, trial_days)
+
+
+def _subscription(
+    owner: Customer,
+    subscription_id: str,
+    digest: str,
+    chosen: Plan,
+    now: datetime,
+    starts_at: datetime | None,
+    trial_days: int | None,
+) -> Subscription:
     start = starts_at or now
     days = chosen.trial_days if trial_days is None else trial_days
     return Subscription(

@@ -12,7 +12,8 @@ SUBSCRIPTION#id        OWNER             whose it is                         (us
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC
 from functools import cache
 from typing import Any, Final, TypeVar, cast
@@ -187,15 +188,8 @@ class DynamoCatalog:
 
     def save_customer(self, customer: Customer) -> None:
         """Write a customer."""
-        body = {
-            "id": customer.id,
-            "name": customer.name,
-            "email": customer.email,
-            "timezone": customer.timezone,
-            "metadata": customer.metadata,
-        }
         connect(CatalogTable)
-        CustomerItem("CUSTOMER", customer.id, body=body).save()
+        _customer_item(customer).save()
 
     def list_customers(self, after: str | None, limit: int) -> tuple[list[Customer], str | None]:
         """Customers by id, and the last id when there are more."""
@@ -228,6 +222,27 @@ class DynamoCatalog:
         snapshot.subscriptions = [*snapshot.subscriptions, subscription_to_dict(subscription)]
         owner = OwnerItem(f"SUBSCRIPTION#{subscription.id}", "OWNER", customer=subscription.customer)
         return _transact([(owner, OwnerItem.pk.does_not_exist()), (snapshot, None)], UsageTable)
+
+    def add_customers(self, newcomers: Sequence[tuple[Customer, Subscription]]) -> int:
+        """Write customers with their first subscription, 25 items a request; how many were written.
+
+        A customer that has a subscription is left as it is, so that a load that broke off can be run again.
+        For loading many at once, while nobody else changes the same customers: nothing is checked meanwhile.
+        """
+        known = self.subscriptions_of(customer.id for customer, _ in newcomers)
+        new = [(customer, first) for customer, first in newcomers if customer.id not in known]
+        connect(CatalogTable)
+        with CustomerItem.batch_write() as batch:
+            for customer, _ in new:
+                batch.save(_customer_item(customer))
+        connect(UsageTable)
+        with UsageTable.batch_write() as batch:
+            for _, first in new:
+                batch.save(OwnerItem(f"SUBSCRIPTION#{first.id}", "OWNER", customer=first.customer))
+                snapshot = SubscriptionsItem(f"CUSTOMER#{first.customer}", "SUBSCRIPTIONS", version=1)
+                snapshot.subscriptions = [subscription_to_dict(first)]
+                batch.save(snapshot)
+        return len(new)
 
     def key(self, key_id: str) -> ApiKey | None:
         """The key, if there is one."""
@@ -312,6 +327,10 @@ def _list(model: type[_Item], pk: str, after: str | None, limit: int) -> tuple[l
     items = list(page)
     last = cast(CatalogTable, items[limit - 1]).sk if len(items) > limit else None
     return items[:limit], last
+
+
+def _customer_item(customer: Customer) -> CustomerItem:
+    return CustomerItem("CUSTOMER", customer.id, body=asdict(customer))
 
 
 def _version_key(version: int) -> str:

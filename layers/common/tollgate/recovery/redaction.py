@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 __all__ = ["REDACTED", "describe", "plain", "redact"]
@@ -10,6 +10,7 @@ __all__ = ["REDACTED", "describe", "plain", "redact"]
 REDACTED: Final = "[redacted]"
 MAX_DEPTH: Final = 6
 MAX_MEMBERS: Final = 50
+MAX_VALUES: Final = 500
 MAX_TEXT: Final = 1_000
 MAX_CONTEXT: Final = 8_000
 """Characters of the context as JSON; an item holds 400 KB and is written whole at each try."""
@@ -23,7 +24,7 @@ _SECRET_TEXT: Final = (
     # A name and its value, as in query strings, headers and JSON within a text.
     (
         re.compile(
-            rf"((?:{_NAMES})\w*[\"']?\s*[:=]\s*[\"']?)(?:(?:Bearer|Basic)\s+)?[^\s\"',;&}}]+",
+            rf"((?:{_NAMES})\w{{0,30}}[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?)(?:(?:Bearer|Basic)\s+)?[^\s\"',;&}}]+",
             re.IGNORECASE,
         ),
         rf"\1{REDACTED}",
@@ -37,7 +38,7 @@ _SECRET_TEXT: Final = (
 
 def redact(context: Mapping[str, Any]) -> dict[str, Any]:
     """The context as JSON values: the values of secret keys replaced, long texts and the whole bounded."""
-    kept: dict[str, Any] = _redacted(context, MAX_DEPTH)
+    kept: dict[str, Any] = _redacted(context, MAX_DEPTH, iter(range(MAX_VALUES)))
     text = json.dumps(kept)
     return kept if len(text) <= MAX_CONTEXT else {"truncated": text[:MAX_CONTEXT]}
 
@@ -57,14 +58,18 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def _redacted(value: Any, depth: int) -> Any:
+def _redacted(value: Any, depth: int, budget: Iterator[int]) -> Any:
+    if next(budget, None) is None:
+        return "[cut]"
     if isinstance(value, (Mapping, list, tuple, set, frozenset)) and depth == 0:
         return "[nested deeper]"
     if isinstance(value, Mapping):
         members = [(str(key)[:MAX_TEXT], child) for key, child in list(value.items())[:MAX_MEMBERS]]
-        return {key: REDACTED if _SECRET_KEY.search(key) else _redacted(child, depth - 1) for key, child in members}
+        return {
+            key: REDACTED if _SECRET_KEY.search(key) else _redacted(child, depth - 1, budget) for key, child in members
+        }
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_redacted(child, depth - 1) for child in list(value)[:MAX_MEMBERS]]
+        return [_redacted(child, depth - 1, budget) for child in list(value)[:MAX_MEMBERS]]
     return value if value is None or isinstance(value, (bool, int)) else _text(str(value))
 
 
@@ -73,4 +78,4 @@ def _text(text: str) -> str:
     text = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)
-    return text
+    return text.encode(errors="replace").decode()  # half a surrogate pair cannot be stored

@@ -239,7 +239,7 @@ def _try_again(
         note = "the call before turned out to have happened"
         return move(record, Status.RESOLVED, at=clock(), actor=run, note=note)
     if record.exhausted:
-        note = "no try is left; " + ("the last did not happen" if happened is False else str(error))
+        note = "no try is left" + (f"; {error}" if error else "")
         return move(record, Status.MANUAL, at=clock(), actor=run, note=note)
     outcome = Outcome.UNKNOWN
     if happened is False:
