@@ -8,6 +8,7 @@ again into the stack that `make run` has started: the same events, so all of the
 import csv
 import itertools
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,25 +18,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tools import LOCAL
+from tools import ROOT, ToolError
+from tools.local import Stack, running_stack
+from tools.ministack import aws_environment
 
 __all__ = [
     "FEATURES",
     "PLAN",
     "Request",
+    "add_customers",
+    "client",
     "cloud_events",
     "create_catalog",
     "load",
     "read_requests",
     "send",
-    "subscribe",
 ]
 
 DATA = Path(__file__).with_name("data") / "web_requests_2015.csv"
@@ -106,18 +110,6 @@ class Request:
     bytes: int
 
 
-class Reachable(Protocol):
-    """A running stack."""
-
-    @property
-    def api_url(self) -> str:
-        """Where its API is."""
-
-    @property
-    def api_key(self) -> str:
-        """A key with the scope admin."""
-
-
 def read_requests() -> list[Request]:
     """The requests in the order of the log."""
     with DATA.open(newline="") as lines:
@@ -149,7 +141,7 @@ def cloud_events(requests: Sequence[Request], shift: timedelta) -> Iterator[dict
             }
 
 
-def client(stack: Reachable) -> httpx.Client:
+def client(stack: Stack) -> httpx.Client:
     """Speaks to the stack's API as its administrator."""
     headers = {"Authorization": f"Bearer {stack.api_key}"}
     return httpx.Client(base_url=stack.api_url, headers=headers, timeout=60)
@@ -162,11 +154,18 @@ def create_catalog(api: httpx.Client) -> None:
     api.put("/v1/plans/web", json=PLAN).raise_for_status()
 
 
-def subscribe(api: httpx.Client, customer: str, starts_at: datetime) -> None:
-    """A customer on the plan; the same again changes nothing."""
-    api.put(f"/v1/customers/{customer}", json={"name": f"Client {customer[-4:]}"}).raise_for_status()
-    body = {"id": f"sub-{customer}", "customer": customer, "plan": "web", "starts_at": starts_at.isoformat()}
-    api.post("/v1/subscriptions", json=body).raise_for_status()
+def add_customers(stack: Stack, customers: Sequence[str], starts_at: datetime) -> None:
+    """Put customers on the plan in bulk (tools/customers.py); those that are on it stay as they are."""
+    tables = {f"{name.upper()}_TABLE": stack.resources[f"{name.capitalize()}Table"] for name in ("catalog", "usage")}
+    subprocess.run(
+        [sys.executable, "-m", "tools.customers", "--plan", "web", "--starts-at", starts_at.isoformat()],
+        input="\n".join(customers),
+        env=aws_environment(stack.endpoint_url) | tables,
+        cwd=ROOT,
+        text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
 
 
 def send(api: httpx.Client, events: Sequence[dict[str, Any]]) -> Counter[str]:
@@ -176,7 +175,7 @@ def send(api: httpx.Client, events: Sequence[dict[str, Any]]) -> Counter[str]:
     return Counter({status: answer[status] for status in ("accepted", "duplicate", "conflict", "rejected")})
 
 
-def load(stack: Reachable, console: Console | None = None) -> None:
+def load(stack: Stack, console: Console | None = None) -> None:
     """Load the demonstration into a stack and show what came of it; again, and nothing changes."""
     console = console or Console(soft_wrap=not sys.stdout.isatty())
     requests = read_requests()
@@ -187,9 +186,8 @@ def load(stack: Reachable, console: Console | None = None) -> None:
             create_catalog(api)
             customers = sorted({request.customer for request in requests})
             task = progress.add_task("customers", total=len(customers))
-            with ThreadPoolExecutor(SENDERS) as pool:
-                for _ in pool.map(lambda customer: subscribe(api, customer, starts_at), customers):
-                    progress.advance(task)
+            add_customers(stack, customers, starts_at)
+            progress.update(task, completed=len(customers))
             started = time.monotonic()
             outcome = _replay(api, requests, starts_at - first, progress)
         _show_outcome(console, requests, outcome, time.monotonic() - started)
@@ -286,20 +284,13 @@ def _show_answers(console: Console, api: httpx.Client, customers: Sequence[str])
     console.print(table)
 
 
-@dataclass(frozen=True)
-class _StackFile:
-    api_url: str
-    api_key: str
-
-
 def main() -> int:
     """Replay into the running stack."""
-    path = LOCAL / "stack.json"
-    if not path.exists():
-        print("tollgate: no stack is running: start one with `make run`, in another terminal", file=sys.stderr)
+    try:
+        load(running_stack())
+    except (ToolError, httpx.HTTPError) as error:
+        print(f"tollgate: {error}", file=sys.stderr)
         return 1
-    stack = json.loads(path.read_text())
-    load(_StackFile(stack["api_url"], stack["api_key"]))
     return 0
 
 

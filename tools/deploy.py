@@ -30,6 +30,7 @@ __all__ = [
     "build",
     "build_for_aws",
     "deploy",
+    "resources_of",
 ]
 
 STACK_NAME = "tollgate-dev"
@@ -119,9 +120,7 @@ def deploy(endpoint_url: str, template: Path) -> Deployment:
 def _open_api(endpoint_url: str) -> Deployment:
     """Read what the stack consists of, and make the routes of its API."""
     client = boto3.client("cloudformation", **aws_arguments(endpoint_url))
-    pages = client.get_paginator("list_stack_resources").paginate(StackName=STACK_NAME)
-    found = [each for page in pages for each in page["StackResourceSummaries"]]
-    resources = {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in found}
+    resources = resources_of(endpoint_url)
     text: Any = client.get_template(StackName=STACK_NAME, TemplateStage="Processed")["TemplateBody"]
     template = json.loads(text) if isinstance(text, str) else text
     import_routes(boto3.client("apigatewayv2", **aws_arguments(endpoint_url)), template, resources)
@@ -133,6 +132,14 @@ def _open_api(endpoint_url: str) -> Deployment:
         resources=resources,
         outputs={each["OutputKey"]: each["OutputValue"] for each in outputs},
     )
+
+
+def resources_of(endpoint_url: str) -> dict[str, str]:
+    """Read the physical ids of the stack's resources, by their logical ids."""
+    client = boto3.client("cloudformation", **aws_arguments(endpoint_url))
+    pages = client.get_paginator("list_stack_resources").paginate(StackName=STACK_NAME)
+    found = [each for page in pages for each in page["StackResourceSummaries"]]
+    return {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in found}
 
 
 def _make_bucket(endpoint_url: str) -> None:

@@ -25,10 +25,10 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from tools import LOCAL, ROOT, ToolError
-from tools.deploy import STACK_NAME, aws_arguments, build, deploy
+from tools.deploy import STACK_NAME, aws_arguments, build, deploy, resources_of
 from tools.ministack import DEFAULT_PORT, REGION, aws_environment, ministack, port_from_environment
 
-__all__ = ["Stack", "local_stack"]
+__all__ = ["Stack", "local_stack", "running_stack"]
 
 STACK_FILE = LOCAL / "stack.json"
 
@@ -101,6 +101,25 @@ def local_stack(
             stack_name=STACK_NAME,
             resources=deployment.resources,
         )
+
+
+def running_stack() -> Stack:
+    """Find the stack that `make run` has started, by .local/stack.json.
+
+    Raises:
+        ToolError: there is none.
+    """
+    if not STACK_FILE.exists():
+        raise ToolError("no stack is running: start one with `make run`, in another terminal")
+    known = json.loads(STACK_FILE.read_text(encoding="utf-8"))
+    return Stack(
+        api_url=known["api_url"],
+        api_key=known["api_key"],
+        endpoint_url=known["aws_endpoint_url"],
+        region=known["region"],
+        stack_name=known["stack_name"],
+        resources=resources_of(known["aws_endpoint_url"]),
+    )
 
 
 def _mint_key(endpoint_url: str, table: str) -> str:
