@@ -8,7 +8,7 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || { \
 IN = @.venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo test lint validate format build clean
+.PHONY: help run demo replay openapi test lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -21,6 +21,14 @@ run:  ## the whole stack on this machine with the demonstration loaded, until Ct
 demo:  ## the same, but it ends when the demonstration has been shown
 	$(BOOTSTRAP) dev ministack sam
 	$(IN)python -m tools.local demo
+
+replay:  ## all events of the demonstration once more into the running stack: 100% duplicates
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.demo
+
+openapi:  ## write openapi.json from the routes
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.openapi
 
 test:  ## all tests; ARGS="-m 'not stack' -k tiers" goes to pytest
 	$(BOOTSTRAP) dev ministack sam

@@ -191,9 +191,9 @@ def load(stack: Stack, console: Console | None = None) -> None:
             started = time.monotonic()
             outcome = _replay(api, requests, starts_at - first, progress)
         _show_outcome(console, requests, outcome, time.monotonic() - started)
-        top = [customer for customer, _ in Counter(request.customer for request in requests).most_common(8)]
+        top = [customer for customer, _ in Counter(request.customer for request in requests).most_common(5)]
         _show_bills(console, api, top)
-        _show_answers(console, api, top[:3])
+        _show_answers(console, api, top[1:4])
 
 
 def _starts_at(api: httpx.Client, requests: Sequence[Request]) -> datetime:
@@ -233,10 +233,10 @@ def _show_outcome(console: Console, requests: Sequence[Request], outcome: Counte
 
 def _show_bills(console: Console, api: httpx.Client, customers: Sequence[str]) -> None:
     table = Table(title="What the busiest customers have used, and what it costs", title_justify="left")
-    for name in ("customer", "feature", "price model"):
-        table.add_column(name)
+    for name in ("customer", "feature", "model"):
+        table.add_column(name, no_wrap=True)
     for name in ("quantity", "EUR"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("how it comes about")
     priced = [(granted["feature"], granted["price"]) for granted in PLAN["features"] if granted.get("price")]
     for customer in customers:
@@ -244,7 +244,7 @@ def _show_bills(console: Console, api: httpx.Client, customers: Sequence[str]) -
             usage = api.get(f"/v1/customers/{customer}/usage", params={"feature": feature}).raise_for_status().json()
             body = {"currency": PLAN["currency"], "price": price, "quantity": usage["quantity"]}
             quote = api.post("/v1/prices/quote", json=body).raise_for_status().json()
-            how = " + ".join(_line(line, feature) for line in quote["lines"]) or "nothing used"
+            how = " + ".join(_line(line) for line in quote["lines"]) or "nothing used"
             name = "" if place else customer
             table.add_row(
                 name,
@@ -258,15 +258,17 @@ def _show_bills(console: Console, api: httpx.Client, customers: Sequence[str]) -
     console.print(table)
 
 
-def _line(line: dict[str, str], feature: str) -> str:
-    unit = "packages" if line["kind"] == "package" else FEATURES[feature].get("unit", "")
-    return "included" if line["kind"] == "included" else f"{line['quantity']} {unit} x {line['unit_price']}"
+def _line(line: dict[str, str]) -> str:
+    if line["kind"] == "included":
+        return f"{line['quantity']} included"
+    counted = f"{line['quantity']} packages" if line["kind"] == "package" else line["quantity"]
+    return f"{counted} x {line['unit_price']}"
 
 
 def _show_answers(console: Console, api: httpx.Client, customers: Sequence[str]) -> None:
-    table = Table(title="May they go on?", title_justify="left")
+    table = Table(title="May they go on? (times in UTC)", title_justify="left", padding=(0, 0))
     for name in ("customer", "feature", "type", "answer", "reason", "used", "limit", "resets"):
-        table.add_column(name, justify="right" if name in {"used", "limit"} else "left")
+        table.add_column(name, justify="right" if name in {"used", "limit"} else "left", no_wrap=True)
     for customer in customers:
         answers = api.get(f"/v1/customers/{customer}/entitlements").raise_for_status().json()["items"]
         for place, answer in enumerate(answers):
@@ -278,7 +280,7 @@ def _show_answers(console: Console, api: httpx.Client, customers: Sequence[str])
                 answer["reason"],
                 answer["used"] or "",
                 answer["limit"] or "",
-                (answer["resets_at"] or "").partition(".")[0].rstrip("Z").replace("T", " "),
+                (answer["resets_at"] or "")[5:16].replace("T", " "),
                 end_section=answer is answers[-1],
             )
     console.print(table)

@@ -182,11 +182,19 @@ def _run(mode: str, port: int, console: Console) -> None:
 
 
 def _print_how_to_reach(stack: Stack, console: Console) -> None:
-    """Say what can be done with the stack."""
-    command = f"curl -H 'Authorization: Bearer {stack.api_key}' {stack.api_url}/v1/plans"
-    console.print(f"\n[bold]Tollgate is up[/] at {stack.api_url}, its documents at {stack.api_url}/docs")
-    console.print("the key and all else is in .local/stack.json; Ctrl-C ends it\n")
-    console.print(f"  {command}\n", soft_wrap=True, highlight=False)
+    """Say what can be done with the stack, in commands that work as they are printed."""
+    key, url = f"-H 'Authorization: Bearer {stack.api_key}'", stack.api_url
+    event = '{"id": "hello-1", "customer": "cust-0004", "feature": "requests", "quantity": "3"}'
+    commands = [
+        f"curl {key} '{url}/v1/customers/cust-0004/usage?feature=requests'",
+        f"curl {key} -H 'Content-Type: application/json' -d '{event}' {url}/v1/events",
+        f"curl {key} {url}/v1/customers/cust-0097/entitlements/cached",
+    ]
+    console.print(f"\n[bold]Tollgate is up[/] at {url}, its documents at {url}/docs")
+    console.print("The key and all else is in .local/stack.json. Go on with:\n")
+    for command in commands:
+        console.print(f"  {command}\n", soft_wrap=True, highlight=False, markup=False)
+    console.print("[bold]Ctrl-C ends it[/]; `make replay`, in another terminal, sends all events once more.")
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -8,8 +8,10 @@ the counter it went into change together or not at all.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
+from tollgate.catalog.model import Aggregation
 from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally, bucket_of
 from tollgate.metering.rates import RateState, record
 
@@ -97,7 +99,8 @@ def _count(count: Count, batch: Batch, state: State, now: datetime) -> Outcome:
     else:
         state.markers[count.hash] = Marker(count.digest, count.until)
     if count.rate is not None:
-        state.rate = record(state.rate, count.rate, count.at, count.quantity)
+        used = Decimal(1) if batch.aggregation is Aggregation.COUNT else count.quantity
+        state.rate = record(state.rate, count.rate, count.at, used)
     return Outcome.ACCEPTED
 
 

@@ -130,7 +130,8 @@ class Tally:
         moment = ""
         if aggregation is Aggregation.LATEST:  # of two events of one instant, the one with the greater hash
             moment = f"{(count.at - _EPOCH) // timedelta(microseconds=1):017d}#{count.hash.hex()}"
-        return self.merge(Tally(count.quantity, 1, moment), aggregation)
+        quantity = Decimal(1) if aggregation is Aggregation.COUNT else count.quantity
+        return self.merge(Tally(quantity, 1, moment), aggregation)
 
     def merge(self, other: "Tally", aggregation: Aggregation) -> "Tally":
         """The tally of both sets of events."""

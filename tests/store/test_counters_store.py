@@ -1,0 +1,174 @@
+"""The contract of the counters, held by the fake and by DynamoDB alike."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pynamodb.connection import Connection
+
+from tests.unit.fakes_metering import FakeCounters
+from tollgate.catalog.model import Aggregation, Rate
+from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally
+from tollgate.metering.rates import RateState, record
+from tollgate.metering.service import Counters
+from tollgate.metering.store import DynamoCounters
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 1, 20, tzinfo=UTC)
+ACCEPTED, DUPLICATE, CONFLICT = Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT
+
+
+@pytest.fixture(params=["fake", "dynamodb"])
+def counters(request: pytest.FixtureRequest) -> Iterator[Counters]:
+    """Both stores, empty."""
+    if request.param == "fake":
+        yield FakeCounters()
+    else:
+        request.getfixturevalue("tables")
+        yield DynamoCounters()
+
+
+def counter(customer: str = "ada", feature: str = "requests", start: datetime = START) -> CounterId:
+    """A counter."""
+    return CounterId(customer, feature, "sub", start)
+
+
+def count(number: int, quantity: str = "1", *, minutes: int = 0, **fields: Any) -> Count:
+    """The event of that number."""
+    at = START + timedelta(minutes=minutes)
+    known: dict[str, Any] = {"counter": counter(), "digest": b"same"} | fields
+    return Count(at=at, quantity=Decimal(quantity), hash=number.to_bytes(12, "big"), **known)
+
+
+def send(store: Counters, *counts: Count, aggregation: Aggregation = Aggregation.SUM) -> list[Outcome]:
+    """Count one batch."""
+    (outcomes,) = store.count([Batch("ada", "requests", aggregation, counts)], NOW, lambda: 10.0)
+    return outcomes
+
+
+def test_what_is_accepted_is_in_the_next_read(counters: Counters) -> None:
+    """The counter, its period and its bucket all show it."""
+    assert send(counters, count(1, "2.5"), count(2, "0.5", minutes=20)) == [ACCEPTED, ACCEPTED]
+    assert counters.tallies([counter()]) == {counter(): Tally(Decimal(3), 2)}
+    assert counters.periods("ada", "requests") == {counter(): Tally(Decimal(3), 2)}
+    assert counters.buckets("ada", "requests", START, NOW) == [
+        (START, counter(), Tally(Decimal("2.5"), 1)),
+        (START + timedelta(minutes=15), counter(), Tally(Decimal("0.5"), 1)),
+    ]
+
+
+def test_a_resend_is_a_duplicate_and_another_body_a_conflict(counters: Counters) -> None:
+    """In the same request and in a later one."""
+    assert send(counters, count(1), count(1), count(1, digest=b"othr")) == [ACCEPTED, DUPLICATE, CONFLICT]
+    assert send(counters, count(1), count(2), count(1, digest=b"othr")) == [DUPLICATE, ACCEPTED, CONFLICT]
+    assert counters.tallies([counter()])[counter()].events == 2
+
+
+def test_nothing_is_read_of_what_was_never_counted(counters: Counters) -> None:
+    """No counter, no buckets, no rate."""
+    assert counters.tallies([counter()]) == {}
+    assert counters.periods("ada", "requests") == {}
+    assert counters.buckets("ada", "requests", START, NOW) == []
+    assert counters.rate("ada", "requests") == RateState()
+
+
+def test_batches_of_many_customers_are_answered_each_in_its_place(counters: Counters) -> None:
+    """No batch hears of another's outcome."""
+    batches = [
+        Batch(f"c{n}", "requests", Aggregation.SUM, (count(1, str(n), counter=counter(f"c{n}")),)) for n in range(30)
+    ]
+    assert counters.count(batches[:1], NOW, lambda: 10.0) == [[ACCEPTED]]
+    for batch in batches[1:]:
+        counters.count([batch], NOW, lambda: 10.0)
+    ids = [counter(f"c{n}") for n in range(30)]
+    assert {one.customer: tally.quantity for one, tally in counters.tallies(ids).items()} == {
+        f"c{n}": n for n in range(30)
+    }
+
+
+def test_an_event_known_by_its_id_alone_is_forgotten_when_its_window_ends(counters: Counters) -> None:
+    """The database may keep the marker longer: it does not count."""
+    until = NOW + timedelta(days=2)
+    assert send(counters, count(1, until=until), count(1, minutes=90, until=until)) == [ACCEPTED, DUPLICATE]
+    later = Batch("ada", "requests", Aggregation.SUM, (count(1, until=until + timedelta(days=2)),))
+    assert counters.count([later], until - timedelta(seconds=1), lambda: 10.0) == [[DUPLICATE]]
+    assert counters.count([later], until, lambda: 10.0) == [[ACCEPTED]]
+    assert counters.count([later], until, lambda: 10.0) == [[DUPLICATE]]
+
+
+@pytest.mark.parametrize("aggregation", Aggregation)
+def test_every_aggregation_survives_the_way_to_the_database_and_back(
+    counters: Counters, aggregation: Aggregation
+) -> None:
+    """The last of each is read back exactly, whatever came in between."""
+    for one in (count(1, "5", minutes=30), count(2, "9.25", minutes=10), count(3, "7", minutes=20)):
+        send(counters, one, aggregation=aggregation)
+    expected = {"sum": "21.25", "count": "3", "max": "9.25", "latest": "5"}[aggregation.value]
+    assert counters.tallies([counter()])[counter()].quantity == Decimal(expected)
+
+
+def test_a_rate_limit_is_recorded_with_the_count(counters: Counters) -> None:
+    """The state is that of the rule, and a duplicate does not change it."""
+    rate = Rate(Decimal(10), 60)
+    one, two = count(1, "3", rate=rate), count(2, "4", rate=rate)
+    send(counters, one)
+    send(counters, one, two)
+    assert counters.rate("ada", "requests") == record(
+        record(RateState(), rate, one.at, one.quantity), rate, two.at, two.quantity
+    )
+
+
+def test_thirty_eight_digits_are_kept(counters: Counters) -> None:
+    """Nothing is rounded on the way."""
+    send(counters, count(1, "12345678901234567890"), count(2, "0.123456789012345678"))
+    assert counters.tallies([counter()])[counter()].quantity == Decimal("12345678901234567890.123456789012345678")
+
+
+def test_a_bucket_of_thousands_of_ids_spills_and_still_knows_them_all(counters: Counters) -> None:
+    """2,000 ids fill a page; older pages are asked as well."""
+    batches = [[count(number) for number in range(start, start + 500)] for start in range(0, 4_500, 500)]
+    for batch in batches:
+        assert set(send(counters, *batch)) == {ACCEPTED}
+    for batch in (batches[0], batches[4], batches[-1]):
+        assert set(send(counters, *batch)) == {DUPLICATE}
+    assert counters.tallies([counter()])[counter()].events == 4_500
+
+
+def test_a_batch_over_weeks_is_counted_in_as_many_transactions_as_it_takes(counters: Counters) -> None:
+    """300 buckets and 100 ids known alone, in one request."""
+    until = NOW + timedelta(days=2)
+    sent = [count(n, minutes=15 * n) for n in range(300)] + [count(1_000 + n, until=until) for n in range(100)]
+    assert set(send(counters, *sent)) == {ACCEPTED}
+    assert set(send(counters, *sent)) == {DUPLICATE}
+    assert len(counters.buckets("ada", "requests", START, NOW)) == 300
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_writer_that_lost_its_race_reads_again_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer comes between the read and the write: both count, and the pause is a random part of it."""
+    pauses: list[float] = []
+    store = DynamoCounters(pause=pauses.append)
+    write = Connection.transact_write_items
+    rivals = iter([True])
+
+    def interrupted(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        if next(rivals, False):
+            assert send(DynamoCounters(), count(2)) == [ACCEPTED]
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(Connection, "transact_write_items", interrupted)
+    assert send(store, count(1)) == [ACCEPTED]
+    assert store.tallies([counter()])[counter()].events == 2
+    assert len(pauses) == 1
+    assert 0 <= pauses[0] <= 0.04
+
+
+@pytest.mark.usefixtures("tables")
+def test_with_no_time_left_nothing_is_counted_and_the_caller_is_told() -> None:
+    """Safe to send again: it counts then."""
+    batch = Batch("ada", "requests", Aggregation.SUM, (count(1), count(2)))
+    assert DynamoCounters().count([batch], NOW, lambda: 1.0) == [[Outcome.UNAVAILABLE, Outcome.UNAVAILABLE]]
+    assert DynamoCounters().tallies([counter()]) == {}
+    assert send(DynamoCounters(), count(1), count(2)) == [ACCEPTED, ACCEPTED]
