@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import pytest
 
-from tollgate.kernel.errors import InvalidInput
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.pricing.model import Price, faults, price_from_dict
 from tollgate.pricing.quotes import Quote, quote
@@ -61,15 +60,13 @@ NO_OPEN_TIER: Final = {
 OPENED_TO: Final = {"tiered-238": Decimal(7500)}
 """What opening the last tier changes: nothing, except where units lie above its bound."""
 
-NEGATIVE_QUANTITY: Final = {"flat-247": "quantity -5 is billed 0 there and refused here"}
-
 MINIMUM_IN_BOTH_TOTALS: Final = {
     "tiered_delta-076": "0 more units after 0 are billed 900, the minimum 1000 less the 100 billed before; "
     "here both totals hold the minimum, so that the delta is 0"
 }
 """They top up to a minimum that the bill before had not applied, which a delta of two prices cannot know."""
 
-CONTRADICTED: Final = NO_OPEN_TIER.keys() | NEGATIVE_QUANTITY.keys() | MINIMUM_IN_BOTH_TOTALS.keys()
+CONTRADICTED: Final = NO_OPEN_TIER.keys() | MINIMUM_IN_BOTH_TOTALS.keys()
 
 PRICED: Final = [case for case in CASES if case["model"] in OURS]
 
@@ -162,16 +159,6 @@ def test_a_price_with_no_open_tier_is_refused_and_once_opened_agrees(name: str) 
     assert [fault.pointer for fault in faults(price_of(case))] == [f"/tiers/{last}/up_to"]
     answer = quote(opened(case), Decimal(case["quantity"]), currency(case))
     assert answer.exact_amount == OPENED_TO.get(name, Decimal(case["expected"]))
-
-
-@pytest.mark.parametrize("name", NEGATIVE_QUANTITY)
-def test_a_negative_quantity_is_refused_where_others_bill_nothing(name: str) -> None:
-    """The source bills 0; here the caller is told."""
-    case = case_named(name)
-    assert Decimal(case["expected"]) == ZERO
-    with pytest.raises(InvalidInput) as refusal:
-        quote(price_of(case), Decimal(case["quantity"]), currency(case))
-    assert [error.pointer for error in refusal.value.errors] == ["/quantity"]
 
 
 @pytest.mark.parametrize("name", MINIMUM_IN_BOTH_TOTALS)

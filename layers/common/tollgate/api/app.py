@@ -9,10 +9,7 @@ from typing import Any, Final, TypeVar
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
-from aws_lambda_powertools.event_handler.openapi.exceptions import (
-    RequestUnsupportedContentType,
-    RequestValidationError,
-)
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -54,11 +51,10 @@ class App(APIGatewayHttpResolver):
                 OpenAPIRequestValidationMiddleware,
             )
 
-            self.use([OpenAPIRequestValidationMiddleware()])  # type: ignore[no-untyped-call]
+            self.use([_require_json, OpenAPIRequestValidationMiddleware()])  # type: ignore[no-untyped-call]
         self.exception_handler(TollgateError)(self._tell)
         self.exception_handler(NotFoundError)(self._tell_not_found)
         self.exception_handler(RequestValidationError)(self._tell_invalid)
-        self.exception_handler(RequestUnsupportedContentType)(self._tell_media_type)
         self.exception_handler(Exception)(self._tell_internal)
 
     def endpoint(
@@ -100,9 +96,6 @@ class App(APIGatewayHttpResolver):
         body = self.current_event.json_body if self.current_event.body else None
         return self._tell(invalid_fields(list(error.errors()), body))
 
-    def _tell_media_type(self, _: RequestUnsupportedContentType) -> Response[str]:
-        return self._tell(UnsupportedMediaType("Send application/json."))
-
     def _tell_internal(self, error: Exception) -> Response[str]:
         logger.error("unhandled error", exc_info=error)
         return internal_error(self._request_id())
@@ -124,6 +117,14 @@ def _limit_body(app: App, next_middleware: _NEXT) -> Response[Any]:
         body.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
+    return next_middleware(app)
+
+
+def _require_json(app: App, next_middleware: _NEXT) -> Response[Any]:
+    # Powertools would read forms too, which have no strict reading.
+    media_type = str(app.current_event.headers.get("content-type") or "").partition(";")[0].strip()
+    if app.current_event.body and media_type not in {"", "application/json"}:
+        raise UnsupportedMediaType("Send application/json.")
     return next_middleware(app)
 
 

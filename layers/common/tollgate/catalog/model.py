@@ -1,6 +1,6 @@
 """Features, plan versions, customers and subscriptions: values and the rules they keep. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -187,8 +187,8 @@ class Subscription:
     request_digest: str
 
     def status(self, at: datetime) -> SubscriptionStatus:
-        """The status at an instant: an active subscription is trialing before its anchor."""
-        if self.state is SubscriptionStatus.ACTIVE and at < self.anchor:
+        """The status at an instant: an active subscription that has a trial is trialing before its anchor."""
+        if self.state is SubscriptionStatus.ACTIVE and at < self.anchor and self.starts_at < self.anchor:
             return SubscriptionStatus.TRIALING
         return self.state
 
@@ -203,12 +203,15 @@ class Subscription:
 _MAX_WINDOW_SECONDS: Final = 86_400
 
 
-def plan_faults(plan: Plan) -> Iterator[FieldError]:
-    """What keeps a plan from being sold (API.md, Catalog), each with a pointer into its body."""
+def plan_faults(plan: Plan, places: Sequence[int] | None = None) -> Iterator[FieldError]:
+    """What keeps a plan from being sold (API.md, Catalog), each with a pointer into its body.
+
+    `places` says where in the body the plan's features stand, if some of the body's are not in the plan.
+    """
     if plan.base_price < 0:
         yield FieldError("/base_price", "must not be negative")
     seen: set[str] = set()
-    for index, granted in enumerate(plan.features):
+    for index, granted in zip(places or range(len(plan.features)), plan.features, strict=True):
         here = f"/features/{index}"
         if granted.feature.code in seen:
             yield FieldError(f"{here}/feature", f"{granted.feature.code} stands twice in this plan")

@@ -22,6 +22,7 @@ from tollgate.catalog.model import (
     RateAlgorithm,
     Subscription,
     SubscriptionStatus,
+    plan_faults,
 )
 from tollgate.catalog.periods import Interval
 from tollgate.kernel.errors import FieldError
@@ -157,14 +158,15 @@ class PlanList(BaseModel):
 
 
 def to_plan(code: str, body: PlanBody, features: dict[str, Feature]) -> tuple[Plan, tuple[FieldError, ...]]:
-    """The plan a body asks for, its version not yet known, and the features it names that do not exist."""
-    faults, granted = [], []
+    """The plan a body asks for, its version not yet known, and what is wrong where it names unknown features."""
+    faults, granted, places = [], [], []
     for index, terms in enumerate(body.features):
         feature = features.get(terms.feature)
         if feature is None:
             faults.append(FieldError(f"/features/{index}/feature", f"there is no feature {terms.feature}"))
         else:
             granted.append(terms.to_plan_feature(feature))
+            places.append(index)
     plan = Plan(
         code=code,
         version=0,
@@ -176,7 +178,7 @@ def to_plan(code: str, body: PlanBody, features: dict[str, Feature]) -> tuple[Pl
         grace_days=body.grace_days,
         features=tuple(granted),
     )
-    return plan, tuple(faults)
+    return plan, (*faults, *plan_faults(plan, places)) if faults else ()
 
 
 class CustomerBody(_Body):

@@ -95,10 +95,10 @@ def put_plan(catalog: Catalog, plan: Plan, faults: tuple[FieldError, ...] = ()) 
     """Make a new version of a plan, or give back the latest when nothing in it differs.
 
     Raises:
-        InvalidInput: the rules of `plan_faults` are broken; `faults` are those found before.
+        InvalidInput: the rules of `plan_faults` are broken; `faults` are all faults, if some were found before.
         Conflict: others kept writing versions of this plan.
     """
-    if found := (*faults, *plan_faults(plan)):
+    if found := faults or tuple(plan_faults(plan)):
         raise InvalidInput(found)
     for _ in range(_TRIES):
         latest = catalog.plan(plan.code)
@@ -213,7 +213,12 @@ def _new_subscription(
         faults.append(FieldError("/customer", f"has {_MAX_SUBSCRIPTIONS} subscriptions, and no room for more"))
     if faults or owner is None or chosen is None:
         raise InvalidInput(faults)
-    return _subscription(owner, subscription_id, digest, chosen, now, starts_at, trial_days)
+    made = _subscription(owner, subscription_id, digest, chosen, now, starts_at, trial_days)
+    try:
+        made.period(now)
+    except InvalidInput:
+        raise InvalidInput([FieldError("/starts_at", "lies too near the end of the calendar")]) from None
+    return made
 
 
 def _subscription(

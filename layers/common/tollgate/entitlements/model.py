@@ -155,9 +155,10 @@ def decision_to_dict(decision: Decision) -> dict[str, Any]:
 def decision_headers(decision: Decision, now: datetime) -> dict[str, str]:
     """RateLimit and RateLimit-Policy (IETF draft-ietf-httpapi-ratelimit-headers-10), and Retry-After.
 
-    They speak of rates and blocking quotas; counts are whole numbers there, rounded down.
+    They speak of limits that hold a client back, and so not of overage; counts are whole numbers, rounded down.
     """
-    if decision.limit is None or decision.resets_at is None or decision.remaining is None:
+    held = decision.reason is not Reason.OVERAGE_ALLOWED
+    if not held or decision.limit is None or decision.resets_at is None or decision.remaining is None:
         return {}
     until = Decimal(str((decision.resets_at - now).total_seconds()))
     seconds = max(int(until.to_integral_value(ROUND_CEILING)), 0)

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from tollgate.catalog.model import FeatureType, PlanFeature, Subscription
 from tollgate.entitlements.model import INACTIVE, Decision, Reason, decide, refuse
+from tollgate.kernel.ids import is_id
 from tollgate.kernel.money import ZERO
 from tollgate.metering.model import CounterId, Tally
 from tollgate.metering.rates import use
@@ -22,15 +23,19 @@ def check(
 
     Of several subscriptions that have the feature, the newest that is active answers.
     """
+    if not is_id(customer):
+        return refuse(customer, feature, Reason.CUSTOMER_NOT_FOUND)
     subscriptions = directory.subscriptions_of([customer]).get(customer, ())
     term = _terms(subscriptions, now, directory).get(feature)
     if term is None:
-        return refuse(customer, feature, _why_not(customer, feature, subscriptions, directory))
+        return refuse(customer, feature, _why_not(customer, feature, subscriptions, directory, now))
     return _decide(term, quantity, _used([term], counters, now), counters, now)
 
 
 def check_all(customer: str, *, directory: Directory, counters: Counters, now: datetime) -> tuple[Decision, ...] | None:
     """A check of one unit for every feature of the customer's plans, by code; None for no such customer."""
+    if not is_id(customer):
+        return None
     subscriptions = directory.subscriptions_of([customer]).get(customer, ())
     if not subscriptions and customer not in directory.customers([customer]):
         return None
@@ -79,9 +84,12 @@ def _decide(
     )
 
 
-def _why_not(customer: str, feature: str, subscriptions: tuple[Subscription, ...], directory: Directory) -> Reason:
+def _why_not(
+    customer: str, feature: str, subscriptions: tuple[Subscription, ...], directory: Directory, now: datetime
+) -> Reason:
     if not subscriptions and customer not in directory.customers([customer]):
         return Reason.CUSTOMER_NOT_FOUND
-    if feature not in directory.features([feature]):
+    if not is_id(feature) or feature not in directory.features([feature]):
         return Reason.FEATURE_NOT_FOUND
-    return Reason.FEATURE_NOT_IN_PLAN if subscriptions else Reason.NO_SUBSCRIPTION
+    begun = any(one.starts_at <= now for one in subscriptions)
+    return Reason.FEATURE_NOT_IN_PLAN if begun else Reason.NO_SUBSCRIPTION

@@ -1,6 +1,8 @@
 """Strict JSON: what two parsers could read differently is refused."""
 
 import json
+import math
+import re
 from typing import Any, Final
 
 from tollgate.kernel.errors import BadRequest
@@ -9,22 +11,27 @@ __all__ = ["MAX_DEPTH", "read_json"]
 
 MAX_DEPTH: Final = 32
 
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def read_json(text: str) -> Any:
-    """Parse JSON that has no duplicate keys, no NaN or Infinity, and is nested at most 32 deep.
+    """Parse JSON nested at most 32 deep, with no duplicate keys, no lone surrogates, no NaN or Infinity (1e400 is one).
 
     Raises:
         BadRequest: it is not such JSON; says where.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_constant=_constant)
     except json.JSONDecodeError as error:
         raise BadRequest(f"malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
-        # ValueError: an integer of more than 4,300 digits, which Python refuses to read.
-        raise BadRequest(f"unacceptable JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        raise BadRequest("unacceptable JSON: an integer has more than 4,300 digits") from None
     if _deeper_than(value, MAX_DEPTH):
-        raise BadRequest(f"JSON nested more than {MAX_DEPTH} deep")
+        raise _too_deep()
+    if _SURROGATE.search(text) and _has_lone_surrogate(value):
+        raise BadRequest("malformed JSON: a string has half a surrogate pair, which is no character")
     return value
 
 
@@ -37,8 +44,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise BadRequest(f"malformed JSON: the number {text[:64]} is out of range")
+    return value
+
+
 def _constant(name: str) -> None:
     raise BadRequest(f"malformed JSON: {name} is not a JSON value")
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest(f"JSON nested more than {MAX_DEPTH} deep")
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

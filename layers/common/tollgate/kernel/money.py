@@ -30,7 +30,7 @@ EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, DivisionByZer
 
 
 def parse_decimal(value: object) -> Decimal:
-    """Read a decimal string (or a JSON integer) of the wire.
+    """Read a decimal string (or a JSON integer) of the wire; zero has no sign.
 
     Raises:
         ValueError: a float, a boolean, NaN, an exponent, or too many digits.
@@ -43,7 +43,8 @@ def parse_decimal(value: object) -> Decimal:
         raise ValueError(
             'must be a decimal string such as "0.05": digits with an optional point, at most 20 before and 18 after it'
         )
-    return Decimal(value)
+    number = Decimal(value)
+    return number or number.copy_abs()
 
 
 def _json_name(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 __all__ = ["Clock", "epoch_ms", "format_time", "from_epoch_ms", "parse_time", "system_clock"]
@@ -10,6 +10,7 @@ __all__ = ["Clock", "epoch_ms", "format_time", "from_epoch_ms", "parse_time", "s
 Clock = Callable[[], datetime]
 """Gives the present instant; passed in, so that a test or a simulation owns time."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
@@ -39,9 +40,9 @@ def format_time(value: datetime) -> str:
 
 def epoch_ms(value: datetime) -> int:
     """Milliseconds since 1970, rounded down."""
-    return int((value - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+    return (value - _EPOCH) // timedelta(milliseconds=1)
 
 
 def from_epoch_ms(value: int) -> datetime:
     """The instant of that many milliseconds since 1970."""
-    return datetime.fromtimestamp(value / 1000, UTC)
+    return _EPOCH + timedelta(milliseconds=value)

@@ -9,7 +9,7 @@ token_bucket  GCRA (ITU-T I.371): each unit takes T = window / limit seconds; th
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from typing import Final
 
 from tollgate.catalog.model import Rate, RateAlgorithm
@@ -18,7 +18,12 @@ from tollgate.kernel.money import ZERO
 __all__ = ["RateState", "RateUse", "record", "use"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_NANOSECOND: Final = Decimal("0.000000001")
+_WIDE: Final = Context(prec=100)
+"""The default's 28 digits would round quantities, or refuse them."""
+_TAT_GRAIN: Final = Decimal("1e-27")
+"""What `tat` is rounded up to: with ten digits before the point it fills DynamoDB's 38."""
+_USED_GRAIN: Final = Decimal("1e-9")
+"""What use is rounded down to, so that what `tat` was rounded up by never denies the last unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +50,18 @@ class RateUse:
 
 def record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> RateState:
     """The state after `quantity` was used at an instant; what left the windows remembered changes nothing."""
+    with localcontext(_WIDE):
+        return _record(state, rate, at, quantity)
+
+
+def _record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> RateState:
     if state.window_seconds != rate.window_seconds:
         state = RateState(rate.window_seconds)
     seconds = _seconds(at)
     window = int(seconds // rate.window_seconds)
     if window < state.window - 1:
         return state
-    took = (quantity * rate.window_seconds / rate.limit).quantize(_NANOSECOND, ROUND_CEILING)
+    took = (quantity * rate.window_seconds / rate.limit).quantize(_TAT_GRAIN, ROUND_CEILING)
     # What happened has happened, but a bucket is never more than empty.
     tat = max(state.tat, min(max(state.tat, seconds) + took, seconds + rate.window_seconds))
     if window == state.window:
@@ -63,22 +73,27 @@ def record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> Rat
 
 
 def use(state: RateState, rate: Rate, now: datetime) -> RateUse:
-    """What of the limit is used at an instant."""
+    """What of the limit is used at an instant; an event may have been ahead of it by a window."""
+    with localcontext(_WIDE):
+        return _use(state, rate, now)
+
+
+def _use(state: RateState, rate: Rate, now: datetime) -> RateUse:
     if state.window_seconds != rate.window_seconds:
         state = RateState(rate.window_seconds)
     seconds = _seconds(now)
     if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
         ahead = max(state.tat - seconds, ZERO)
-        used = (ahead * rate.limit / rate.window_seconds).quantize(_NANOSECOND, ROUND_CEILING)
+        used = (ahead * rate.limit / rate.window_seconds).quantize(_USED_GRAIN, ROUND_FLOOR)
         return RateUse(used, now + timedelta(microseconds=int((ahead * 1_000_000).to_integral(ROUND_CEILING))))
     window = int(seconds // rate.window_seconds)
-    count = state.count if window == state.window else ZERO
+    count = {state.window: state.count, state.window - 1: state.previous}.get(window, ZERO)
     end = _EPOCH + timedelta(seconds=(window + 1) * rate.window_seconds)
     if rate.algorithm is RateAlgorithm.FIXED:
         return RateUse(count, end)
     before = {state.window: state.previous, state.window + 1: state.count}.get(window, ZERO)
     share = 1 - (seconds - window * rate.window_seconds) / rate.window_seconds
-    return RateUse(count + (before * share).quantize(_NANOSECOND, ROUND_FLOOR), end)
+    return RateUse(count + (before * share).quantize(_USED_GRAIN, ROUND_FLOOR), end)
 
 
 def _seconds(at: datetime) -> Decimal:

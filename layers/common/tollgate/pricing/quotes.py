@@ -72,22 +72,22 @@ def quote(price: Price, quantity: Decimal, currency: str, previous_quantity: Dec
 
     Args:
         price: a price that `pricing.model.faults` has nothing against.
-        quantity: units, not negative.
+        quantity: units; negative ones are corrections, and a total below 0 costs what 0 costs.
         currency: an ISO 4217 code; its exponent is where `amount` is rounded, half up.
         previous_quantity: units already priced in the same period, not negative.
 
     Raises:
-        InvalidInput: a negative quantity, an unknown currency, or an amount of more than 20 digits
+        InvalidInput: a negative previous quantity, an unknown currency, or an amount of more than 20 digits
             before the point.
     """
     _check(quantity, currency, previous_quantity)
     try:
         with localcontext(EXACT):
             if previous_quantity is None:
-                lines = _lines(price, quantity)
+                lines = _lines(price, max(quantity, ZERO))
             else:
                 before = _lines(price, previous_quantity)
-                lines = _difference(_lines(price, previous_quantity + quantity), before)
+                lines = _difference(_lines(price, max(previous_quantity + quantity, ZERO)), before)
             exact = sum((line.amount for line in lines), ZERO)
             rounded = round_amount(exact, currency)
     except DecimalException:
@@ -103,8 +103,8 @@ def _check(quantity: Decimal, currency: str, previous_quantity: Decimal | None) 
     for name, value in (("quantity", quantity), ("previous_quantity", previous_quantity)):
         if value is not None and not value.is_finite():
             errors.append(FieldError(f"/{name}", "must be a finite number"))
-        elif value is not None and value < 0:
-            errors.append(FieldError(f"/{name}", "must not be negative"))
+    if previous_quantity is not None and previous_quantity < 0:
+        errors.append(FieldError("/previous_quantity", "must not be negative"))
     try:
         exponent(currency)
     except ValueError as error:
