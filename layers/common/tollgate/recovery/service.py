@@ -371,8 +371,8 @@ def report_text(report: Report) -> str:
     lines += ["", "What to do next"]
     if manual:
         lines += [
-            f"- Waiting for a person: {manual}. GET /v1/errors?status=manual lists them;",
-            "  then POST /v1/errors/{id}/retry, /resolve or /discard for each.",
+            f"- Waiting for a person: {manual}. Each is a record of the recovery table,",
+            "  which says what failed, with what, and what was tried.",
         ]
     if manual < report.total:
         lines += [f"- Tried again automatically: {report.total - manual}. Nothing to do."]
