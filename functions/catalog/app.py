@@ -260,7 +260,7 @@ def delete_api_key(key: Name) -> Response[str]:
     """In force at once, or after the 30 seconds for which a warm authorizer may know it."""
     if not catalog.delete_key(key):
         raise NotFound(f"There is no API key {key}.")
-    return Response(204)
+    return Response(204, body="")
 
 
 @app.endpoint(

@@ -1,0 +1,263 @@
+"""events/: one sample per trigger, each handled by its function, on moto, with the permissions of its role."""
+
+import fnmatch
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+
+from tests.conftest import ROOT, TABLES, template
+from tollgate.catalog import service
+from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.model import BillingPeriod, Customer, Feature, FeatureType, Overage, Plan, PlanFeature, Quota
+from tollgate.catalog.periods import Interval
+from tollgate.catalog.store import DynamoCatalog
+from tollgate.kernel.time import system_clock
+from tollgate.metering.store import DynamoCounters
+from tollgate.recovery.model import ErrorType, Status
+from tollgate.recovery.service import record_error
+from tollgate.recovery.store import DynamoRecovery
+
+SAMPLES = sorted(path.stem for path in (ROOT / "events").glob("*.json"))
+KINDS = {"HttpApi": "api", "SQS": "sqs", "SNS": "sns", "ScheduleV2": "schedule"}
+CONTEXT = SimpleNamespace(
+    function_name="sample",
+    memory_limit_in_mb=512,
+    invoked_function_arn="arn:aws:lambda:eu-central-1:123456789012:function:sample",
+    aws_request_id="request-1",
+    get_remaining_time_in_millis=lambda: 240_000,
+)
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+Invoke = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture
+def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - the tables are there
+    """What the samples speak of: a customer on a plan, a key, an error that is due, and a topic."""
+    catalog = DynamoCatalog()
+    requests = service.put_feature(catalog, Feature("requests", "Requests", FeatureType.QUOTA, "request"))
+    terms = PlanFeature(requests, quota=Quota(Decimal(500), Overage.BLOCK))
+    month = BillingPeriod(Interval.MONTH, 1)
+    service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, (terms,)))
+    service.put_customer(catalog, Customer("acme"))
+    service.subscribe(catalog, customer="acme", plan="web", clock=system_clock, starts_at=SINCE)
+    secret = sample("authorizer-api")["headers"]["authorization"].rpartition("_")[2]
+    hashed = hashlib.sha256(secret.encode()).hexdigest()
+    catalog.add_key(ApiKey("0123456789abcdef", "sample", ("usage:read", "entitlements:read"), hashed, SINCE))
+    record_error(
+        DynamoRecovery(), error_type=ErrorType.STATE_TRANSITION_ERROR, operation="collect", arguments={},
+        customer="acme", subscription=None, context={}, error="failed", clock=lambda: SINCE, id="err_1",
+    )  # fmt: skip
+    monkeypatch.setenv("OPERATIONS_TOPIC_ARN", boto3.client("sns").create_topic(Name="operations")["TopicArn"])
+
+
+@pytest.fixture
+def invoke(seeded: None) -> Invoke:  # noqa: ARG001 - there is something to work on
+    """Gives a sample to its function, newly loaded as Lambda loads it."""
+
+    def call(name: str) -> dict[str, Any]:
+        answer: dict[str, Any] = load(name.partition("-")[0]).handler(sample(name), CONTEXT)
+        return answer
+
+    return call
+
+
+def sample(name: str) -> dict[str, Any]:
+    """A sample event."""
+    event: dict[str, Any] = json.loads((ROOT / "events" / f"{name}.json").read_text())
+    return event
+
+
+def load(function: str) -> ModuleType:
+    """A function's module."""
+    spec = importlib.util.spec_from_file_location(function, ROOT / "functions" / function / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def body(answer: dict[str, Any]) -> dict[str, Any]:
+    """The JSON body of an answer of the API, which is a good one."""
+    assert answer["statusCode"] == 200, answer
+    parsed: dict[str, Any] = json.loads(answer["body"])
+    return parsed
+
+
+def used() -> Decimal:
+    """What acme has used of requests, in all periods."""
+    tallies = DynamoCounters().periods("acme", "requests").values()
+    return sum((tally.quantity for tally in tallies), Decimal(0))
+
+
+def triggers() -> Iterator[str]:
+    """Each function of the template with each kind of event that it is called with."""
+    for name, resource in template()["Resources"].items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            for event in resource["Properties"].get("Events", {}).values():
+                yield f"{folder(name)}-{KINDS[event['Type']]}"
+        for authorizer in resource.get("Properties", {}).get("Auth", {}).get("Authorizers", {}).values():
+            yield f"{folder(authorizer['FunctionArn']['Fn::GetAtt'][0])}-api"
+
+
+def folder(function: str) -> str:
+    """The folder's name of a function of the template."""
+    uri: str = template()["Resources"][function]["Properties"]["CodeUri"]
+    return uri.removeprefix("functions/").strip("/")
+
+
+def test_each_trigger_of_the_template_has_a_sample_and_no_sample_is_without_a_trigger() -> None:
+    """So each function has at least one."""
+    assert set(SAMPLES) == set(triggers())
+    functions = {path.parent.name for path in ROOT.glob("functions/*/app.py")}
+    assert {name.partition("-")[0] for name in SAMPLES} == functions
+
+
+def test_the_authorizer_names_the_key_and_its_scopes(invoke: Invoke) -> None:
+    """A simple response of payload format 2.0."""
+    expected = {"key_id": "0123456789abcdef", "scopes": "usage:read entitlements:read"}
+    assert invoke("authorizer-api") == {"isAuthorized": True, "context": expected}
+
+
+def test_catalog_puts_the_feature(invoke: Invoke) -> None:
+    """The answer is the feature as it is now."""
+    answer = body(invoke("catalog-api"))
+    assert (answer["code"], answer["type"], answer["aggregation"]) == ("requests", "quota", "sum")
+
+
+def test_usage_counts_a_batch_of_cloud_events(invoke: Invoke) -> None:
+    """API Gateway hands their media type over in base64; sent again, they are duplicates."""
+    assert body(invoke("usage-api"))["accepted"] == 2
+    assert body(invoke("usage-api"))["duplicate"] == 2
+    assert used() == 3
+
+
+def test_usage_counts_the_events_of_a_queue_message(invoke: Invoke) -> None:
+    """At the time the message was sent, however late it is handled; it may come twice."""
+    assert invoke("usage-sqs") == invoke("usage-sqs") == {"batchItemFailures": []}
+    assert used() == 5
+
+
+def test_pricing_quotes_tier_by_tier(invoke: Invoke) -> None:
+    """The first 100 at 10, the other 150 at 8."""
+    answer = body(invoke("pricing-api"))
+    assert (answer["amount"], [line["amount"] for line in answer["lines"]]) == ("2200.00", ["1000", "1200"])
+
+
+def test_entitlements_allow_what_the_quota_holds(invoke: Invoke) -> None:
+    """What the sample before counted is used."""
+    invoke("usage-api")
+    answer = body(invoke("entitlements-api"))
+    assert (answer["allowed"], answer["reason"]) == (True, "allowed")
+    assert (answer["limit"], answer["used"], answer["remaining"]) == ("500", "3", "497")
+
+
+def test_the_retry_processor_deals_with_what_is_due(invoke: Invoke) -> None:
+    """No operation is registered under that name, so a person has to look."""
+    assert invoke("retry_processor-schedule")["escalated"] == 1
+    record = DynamoRecovery().get("err_1")
+    assert record is not None
+    assert record.status is Status.MANUAL
+
+
+@pytest.mark.parametrize(("name", "why"), [("error_report-sns", "ALARM"), ("error_report-schedule", "schedule")])
+def test_the_report_goes_out_on_the_alarm_and_every_day(invoke: Invoke, name: str, why: str) -> None:
+    """It knows why it is sent."""
+    assert invoke(name) == {"reason": why, "total": 1}
+
+
+# What IAM would say: neither moto nor MiniStack asks it.
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_each_sample_is_handled_with_the_permissions_of_the_functions_role(
+    invoke: Invoke, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call to AWS is an action of the role's on that very resource, under its conditions."""
+    calls: list[tuple[str, str, str | None]] = []
+    original = BaseClient._make_api_call  # type: ignore[attr-defined]  # noqa: SLF001 - all calls pass here
+
+    def record(client: Any, operation: str, request: dict[str, Any]) -> Any:
+        calls.extend(actions(client.meta.service_model.service_name, operation, request))
+        return original(client, operation, request)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    invoke(name)
+    refused = [call for call in calls if not any(allows(statement, *call) for statement in statements(name))]
+    assert not refused
+    assert calls or name == "pricing-api"
+
+
+def actions(api: str, operation: str, request: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    """The actions of a call to AWS: the action, its resource, and the partition key where it has one."""
+    if operation == "TransactWriteItems":
+        for item in request["TransactItems"]:
+            for kind, write in item.items():
+                yield f"dynamodb:{kind}Item", table(write), partition_key(write)
+    elif operation == "BatchGetItem":
+        for name, wanted in request["RequestItems"].items():
+            for key in wanted["Keys"]:
+                yield "dynamodb:BatchGetItem", table({"TableName": name}), key["pk"]["S"]
+    elif api == "dynamodb":
+        yield f"dynamodb:{operation}", table(request), partition_key(request)
+    else:
+        resources = {"PutMetricData": "*", "Publish": "OperationsTopic"}
+        yield f"{api}:{operation}", resources[operation], None
+
+
+def table(request: dict[str, Any]) -> str:
+    """The logical id of the table, or its index, that a request names."""
+    tables = {os.environ[f"{one.upper()}_TABLE"]: f"{one.capitalize()}Table" for one in TABLES}
+    index = request.get("IndexName")
+    return tables[request["TableName"]] + (f"/index/{index}" if index else "")
+
+
+def partition_key(request: dict[str, Any]) -> str | None:
+    """The partition key of the item that a request names."""
+    key: str | None = request.get("Key", request.get("Item", {})).get("pk", {}).get("S")
+    return key
+
+
+def statements(name: str) -> list[dict[str, Any]]:
+    """What the role of a sample's function allows."""
+    resources = template()["Resources"]
+    function = next(one for one in resources if resources[one]["Type"].endswith("Function") and is_of(one, name))
+    role = resources[function]["Properties"]["Role"]["Fn::GetAtt"][0]
+    policies = resources[role]["Properties"]["Policies"]
+    return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+
+
+def is_of(function: str, name: str) -> bool:
+    """Whether a sample is of a function of the template."""
+    return folder(function) == name.partition("-")[0]
+
+
+def allows(statement: dict[str, Any], action: str, resource: str, key: str | None) -> bool:
+    """Whether a statement of a role allows an action."""
+    named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+    leading = statement.get("Condition", {}).get("ForAllValues:StringLike", {}).get("dynamodb:LeadingKeys")
+    return (
+        action in statement["Action"]
+        and resource in [logical(one) for one in named]
+        and (leading is None or any(fnmatch.fnmatchcase(key or "", pattern) for pattern in leading))
+    )
+
+
+def logical(resource: Any) -> str:
+    """A role's resource by its logical id: "X" of `!GetAtt X.Arn`, `!Ref X` and `!Sub "${X.Arn}/index/i"`."""
+    match resource:
+        case {"Fn::GetAtt": [str(name), "Arn"]} | {"Ref": str(name)} | str(name):
+            return name
+        case {"Fn::Sub": str(text)}:
+            return text.replace("${", "").replace(".Arn}", "")
+    raise AssertionError(f"{resource} is named in a way this test does not know")

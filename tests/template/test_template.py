@@ -1,0 +1,545 @@
+"""What is deployed: permissions, encryption, queues, schedules, the alarm and the routes."""
+
+import ast
+import importlib.util
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, TABLES
+from tollgate.recovery.service import Report
+from tools.routes import Route, routes_of
+
+Resources = dict[str, dict[str, Any]]
+
+LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+PERMISSIONS: dict[str, dict[str, set[str]]] = {
+    "Authorizer": {
+        "AuthorizerLogs:*": LOGS,
+        "CatalogTable": {"dynamodb:GetItem"},
+    },
+    "Catalog": {
+        "CatalogLogs:*": LOGS,
+        "CatalogTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:DeleteItem",
+        },
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+    },
+    "Usage": {
+        "UsageLogs:*": LOGS,
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
+        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
+        "EventsQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+    },
+    "Pricing": {
+        "PricingLogs:*": LOGS,
+    },
+    "Entitlements": {
+        "EntitlementsLogs:*": LOGS,
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
+    },
+    "RetryProcessor": {
+        "RetryProcessorLogs:*": LOGS,
+        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "RecoveryTable/index/due": {"dynamodb:Query"},
+        "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "*": {"cloudwatch:PutMetricData"},
+    },
+    "ErrorReport": {
+        "ErrorReportLogs:*": LOGS,
+        "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "OperationsTopic": {"sns:Publish"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
+    },
+    "Scheduler": {
+        "RetryProcessorFunction": {"lambda:InvokeFunction"},
+        "ErrorReportFunction": {"lambda:InvokeFunction"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
+    },
+}
+"""All that each role may do: resource, actions; nothing else is allowed."""
+
+PARTITIONS: dict[tuple[str, str], list[str]] = {
+    ("Authorizer", "CatalogTable"): ["KEY"],
+    ("Catalog", "UsageTable"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
+    ("Usage", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
+    ("Entitlements", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
+}
+"""Where a role reaches only some partitions of a table: those."""
+
+NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
+OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
+QUEUES = ("EventsQueue", "EventsDeadLetterQueue", "InvocationsDeadLetterQueue")
+
+
+def arn(name: str) -> dict[str, Any]:
+    """What `!GetAtt name.Arn` is."""
+    return {"Fn::GetAtt": [name, "Arn"]}
+
+
+def of_type(resources: Resources, kind: str) -> dict[str, dict[str, Any]]:
+    """The properties of all resources of a type, by logical id."""
+    return {name: one.get("Properties", {}) for name, one in resources.items() if one["Type"] == kind}
+
+
+def listed(value: Any) -> list[Any]:
+    """A list, where IAM also takes a single value."""
+    return value if isinstance(value, list) else [value]
+
+
+# Functions
+
+
+def test_the_functions_are_those_of_the_folder_functions(resources: Resources) -> None:
+    """Each with one role, one log group and one line in the table above."""
+    folders = {path.parent.name for path in ROOT.glob("functions/*/app.py")}
+    functions = of_type(resources, "AWS::Lambda::Function")
+    assert {one["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] for one in functions.values()} == folders
+    assert set(functions) == {f"{name}Function" for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_writes_json_logs_to_a_group_of_its_own_that_does_not_grow_for_ever(
+    resources: Resources, name: str
+) -> None:
+    """Lambda's own groups keep everything."""
+    logging = resources[f"{name}Function"]["Properties"]["LoggingConfig"]
+    assert logging == {"LogFormat": "JSON", "LogGroup": {"Ref": f"{name}Logs"}}
+    assert resources[f"{name}Logs"]["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resources: Resources, name: str) -> None:
+    """The layer is built for one Python and one CPU, which all functions share."""
+    function = resources[f"{name}Function"]["Properties"]
+    [layer] = of_type(resources, "AWS::Lambda::LayerVersion")
+    assert function["Layers"] == [{"Ref": layer}]
+    assert function["Runtime"] == {"Ref": "PythonRuntime"}
+    assert function["Architectures"] == [{"Ref": "Architecture"}]
+    assert function["Handler"] == "app.handler"
+
+
+def test_the_layer_says_for_which_python_and_cpu_it_is(resources: Resources) -> None:
+    """So that Lambda refuses a function that it would break."""
+    [layer] = of_type(resources, "AWS::Lambda::LayerVersion").values()
+    assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
+    assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
+
+
+# Permissions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_has_a_role_of_its_own_that_lambda_alone_may_assume(resources: Resources, name: str) -> None:
+    """What one function may do, no other may."""
+    assert resources[f"{name}Function"]["Properties"]["Role"] == arn(f"{name}Role")
+    [statement] = resources[f"{name}Role"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Principal": {"Service": "lambda.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
+
+
+def test_only_the_scheduler_of_this_account_may_assume_its_role(resources: Resources) -> None:
+    """The condition keeps the schedules of other accounts from using it (the confused deputy)."""
+    [statement] = resources["SchedulerRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "scheduler.amazonaws.com"}
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
+def test_there_are_no_roles_but_those_and_no_managed_policies(resources: Resources) -> None:
+    """SAM makes none of its own, and a policy of AWS's may grow."""
+    roles = of_type(resources, "AWS::IAM::Role")
+    assert set(roles) == {f"{name}Role" for name in PERMISSIONS}
+    assert not any("ManagedPolicyArns" in role for role in roles.values())
+    assert not of_type(resources, "AWS::IAM::Policy")
+    assert not of_type(resources, "AWS::IAM::ManagedPolicy")
+
+
+@pytest.mark.parametrize("name", PERMISSIONS)
+def test_a_role_allows_exactly_what_the_table_says(resources: Resources, name: str) -> None:
+    """Each action by its name, on each resource by its name."""
+    allowed: dict[str, set[str]] = {}
+    for statement in statements(resources, name):
+        assert statement["Effect"] == "Allow"
+        for resource in listed(statement["Resource"]):
+            allowed.setdefault(shown(resource), set()).update(listed(statement["Action"]))
+    assert allowed == PERMISSIONS[name]
+
+
+@pytest.mark.parametrize("name", PERMISSIONS)
+def test_a_role_is_held_to_the_partitions_of_the_table(resources: Resources, name: str) -> None:
+    """The authorizer reads keys and nothing else of the catalog, and so on."""
+    held = {
+        (name, shown(statement["Resource"])): statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+        for statement in statements(resources, name)
+        if "ForAllValues:StringLike" in statement.get("Condition", {})
+    }
+    assert held == {place: keys for place, keys in PARTITIONS.items() if place[0] == name}
+
+
+@pytest.mark.parametrize("name", PERMISSIONS)
+def test_no_role_has_a_wildcard_but_for_its_log_streams_and_metrics(resources: Resources, name: str) -> None:
+    """PutMetricData knows no resources; its namespace is held by a condition instead."""
+    for statement in statements(resources, name):
+        actions, names = listed(statement["Action"]), [shown(one) for one in listed(statement["Resource"])]
+        assert "*" not in "".join(actions)
+        if names == ["*"]:
+            assert actions == ["cloudwatch:PutMetricData"]
+            assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Tollgate"}}
+        else:
+            assert [one for one in names if "*" in one] in ([], [f"{name}Logs:*"])
+
+
+def statements(resources: Resources, name: str) -> list[dict[str, Any]]:
+    """The statements of a role."""
+    policies = resources[f"{name}Role"]["Properties"]["Policies"]
+    return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+
+
+def shown(resource: Any) -> str:
+    """A resource of a policy by its logical id: `X` for X.Arn, `X/index/i` or `X:*` for what lies in it."""
+    match resource:
+        case {"Fn::GetAtt": [str(name), "Arn"]} | {"Ref": str(name)}:
+            return name
+        case {"Fn::Sub": str(text)}:
+            return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", text)
+    return str(resource)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_encrypted_can_be_restored_and_costs_nothing_when_idle(resources: Resources, table: str) -> None:
+    """To any second of the last 35 days."""
+    properties = resources[f"{table.capitalize()}Table"]["Properties"]
+    assert properties["SSESpecification"] == {"SSEEnabled": True}
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["BillingMode"] == "PAY_PER_REQUEST"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_outlives_its_stack_outside_development(
+    translated: dict[str, Any], resources: Resources, table: str
+) -> None:
+    """Neither deleting the stack nor replacing the table deletes data."""
+    assert translated["Conditions"]["IsDevelopment"] == {"Fn::Equals": [{"Ref": "Stage"}, "dev"]}
+    resource = resources[f"{table.capitalize()}Table"]
+    assert resource["DeletionPolicy"] == {"Fn::If": ["IsDevelopment", "Delete", "Retain"]}
+    assert resource["UpdateReplacePolicy"] == {"Fn::If": ["IsDevelopment", "Delete", "Retain"]}
+    assert resource["Properties"]["DeletionProtectionEnabled"] == {"Fn::If": ["IsDevelopment", False, True]}
+
+
+def test_only_usage_data_passes_away(resources: Resources) -> None:
+    """Money and its errors are kept for ever."""
+    tables = of_type(resources, "AWS::DynamoDB::Table")
+    assert [name for name, table in tables.items() if "TimeToLiveSpecification" in table] == ["UsageTable"]
+
+
+# Queues and topics
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_queue_is_encrypted_and_keeps_messages_as_long_as_sqs_can(resources: Resources, queue: str) -> None:
+    """14 days."""
+    assert set(of_type(resources, "AWS::SQS::Queue")) == set(QUEUES)
+    properties = resources[queue]["Properties"]
+    assert (properties["SqsManagedSseEnabled"], properties["MessageRetentionPeriod"]) == (True, 14 * 24 * 60 * 60)
+
+
+def test_events_that_cannot_be_counted_go_to_a_dead_letter_queue(resources: Resources) -> None:
+    """After five attempts, which outlast a throttled minute."""
+    redrive = resources["EventsQueue"]["Properties"]["RedrivePolicy"]
+    assert redrive == {"deadLetterTargetArn": arn("EventsDeadLetterQueue"), "maxReceiveCount": 5}
+
+
+def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(resources: Resources) -> None:
+    """What AWS asks for, so that a message is not handled twice while the function is throttled."""
+    timeout = resources["UsageFunction"]["Properties"]["Timeout"]
+    assert resources["EventsQueue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
+
+
+def test_the_events_queue_is_read_with_partial_failures(resources: Resources) -> None:
+    """One bad message does not bring its neighbours back."""
+    [mapping] = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
+    assert mapping["EventSourceArn"] == arn("EventsQueue")
+    assert mapping["FunctionName"] == {"Ref": "UsageFunction"}
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_the_operations_topic_is_encrypted(resources: Resources) -> None:
+    """With AWS's own key for SNS, which any publisher of this account may use."""
+    assert resources["OperationsTopic"]["Properties"]["KmsMasterKeyId"] == "alias/aws/sns"
+
+
+def test_only_alarms_of_this_account_publish_to_the_alarm_topic(resources: Resources) -> None:
+    """It says only that an alarm changed, for CloudWatch cannot use AWS's own key."""
+    [statement] = resources["AlarmTopicPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+    assert (statement["Action"], statement["Resource"]) == ("sns:Publish", {"Ref": "AlarmTopic"})
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
+# Schedules
+
+
+@pytest.mark.parametrize(
+    ("name", "expression"), [("RetryProcessor", "rate(5 minutes)"), ("ErrorReport", "cron(0 7 * * ? *)")]
+)
+def test_eventbridge_scheduler_invokes_and_keeps_what_it_could_not(
+    resources: Resources, name: str, expression: str
+) -> None:
+    """The retry processor every 5 minutes, the report once a day."""
+    [schedule] = [
+        one for one in of_type(resources, "AWS::Scheduler::Schedule").values()
+        if one["Target"]["Arn"] == arn(f"{name}Function")
+    ]  # fmt: skip
+    assert schedule["ScheduleExpression"] == expression
+    assert schedule["FlexibleTimeWindow"] == {"Mode": "OFF"}
+    assert schedule["Target"]["RoleArn"] == arn("SchedulerRole")
+    assert schedule["Target"]["DeadLetterConfig"] == {"Arn": arn("InvocationsDeadLetterQueue")}
+    assert schedule["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 2
+
+
+def test_a_run_of_the_processor_ends_before_the_next_begins(resources: Resources) -> None:
+    """Two at once would do no harm, but no good either."""
+    assert resources["RetryProcessorFunction"]["Properties"]["Timeout"] < 5 * 60
+
+
+def test_nothing_has_a_fixed_name_so_that_two_environments_fit_in_one_account(resources: Resources) -> None:
+    """All but the layer, whose versions may share a name."""
+    fixed = [
+        f"{name}.{key}"
+        for name, resource in resources.items()
+        for key in resource.get("Properties", {})
+        if key in {"Name", "TableName", "QueueName", "TopicName", "RoleName", "AlarmName", "LogGroupName"}
+        or (key == "FunctionName" and resource["Type"] == "AWS::Lambda::Function")
+    ]
+    assert not fixed
+
+
+# The alarm and what follows from it
+
+
+def test_the_alarm_watches_what_the_retry_processor_publishes(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name, namespace and dimensions: CloudWatch takes another spelling for another metric, silently."""
+    alarm = resources["UnresolvedErrorsAlarm"]["Properties"]
+    published = metrics(monkeypatch)
+    environment = resources["RetryProcessorFunction"]["Properties"]["Environment"]["Variables"]
+    assert alarm["Namespace"] == environment["METRICS_NAMESPACE"] == published["Namespace"]
+    [dimension] = alarm["Dimensions"]
+    assert dimension["Value"] == environment["STAGE"] == {"Ref": "Stage"}
+    watched = (alarm["MetricName"], [{"Name": dimension["Name"], "Value": "test"}])
+    assert watched in [(one["MetricName"], one["Dimensions"]) for one in published["MetricData"]]
+
+
+def metrics(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the retry processor sends to CloudWatch in the environment `test`, when nothing is unresolved."""
+    spec = importlib.util.spec_from_file_location("retry_processor", ROOT / "functions/retry_processor/app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(module, "cloudwatch", SimpleNamespace(put_metric_data=sent.update))
+    module.publish(Report(datetime.now(UTC), 0, ()))
+    return sent
+
+
+def test_the_alarm_rises_at_the_threshold_and_waits_for_a_value_to_clear(resources: Resources) -> None:
+    """A processor that does not run says nothing about errors."""
+    alarm = resources["UnresolvedErrorsAlarm"]["Properties"]
+    assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
+    assert alarm["Threshold"] == {"Ref": "UnresolvedErrorsThreshold"}
+    assert (alarm["Statistic"], alarm["TreatMissingData"]) == ("Maximum", "ignore")
+
+
+def test_the_alarm_tells_its_topic_when_it_rises_and_when_it_clears(resources: Resources) -> None:
+    """The end of an incident is news too."""
+    alarm = resources["UnresolvedErrorsAlarm"]["Properties"]
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}]
+
+
+def test_the_alarm_topic_invokes_the_error_report(resources: Resources) -> None:
+    """A subscription, and the permission for it; people are told by another topic."""
+    subscriptions = of_type(resources, "AWS::SNS::Subscription")
+    [told] = [one for one in subscriptions.values() if one["TopicArn"] == {"Ref": "AlarmTopic"}]
+    assert (told["Protocol"], told["Endpoint"]) == ("lambda", arn("ErrorReportFunction"))
+    assert {
+        "Action": "lambda:InvokeFunction",
+        "FunctionName": {"Ref": "ErrorReportFunction"},
+        "Principal": "sns.amazonaws.com",
+        "SourceArn": {"Ref": "AlarmTopic"},
+    } in of_type(resources, "AWS::Lambda::Permission").values()
+
+
+def test_a_report_that_fails_for_good_is_kept(resources: Resources) -> None:
+    """After two retries the invocation goes to the dead-letter queue."""
+    [config] = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
+    assert config["FunctionName"] == {"Ref": "ErrorReportFunction"}
+    assert config["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
+    assert config["MaximumRetryAttempts"] == 2
+
+
+def test_operations_get_mail_only_where_an_address_is_given(translated: dict[str, Any], resources: Resources) -> None:
+    """SNS refuses an empty one."""
+    subscription = resources["OperationsEmailSubscription"]
+    assert subscription["Condition"] == "HasOperationsEmail"
+    assert subscription["Properties"]["TopicArn"] == {"Ref": "OperationsTopic"}
+    empty = {"Fn::Equals": [{"Ref": "OperationsEmail"}, ""]}
+    assert translated["Conditions"]["HasOperationsEmail"] == {"Fn::Not": [empty]}
+
+
+# The API
+
+
+def routes(resources: Resources) -> list[Route]:
+    """The routes of the HTTP API."""
+    return routes_of(resources["HttpApi"]["Properties"]["Body"], list(resources))
+
+
+def test_every_route_passes_the_authorizer_but_the_open_ones(resources: Resources) -> None:
+    """Documents, health, and what no route matches."""
+    without = {route.key for route in routes(resources) if route.authorizer is None}
+    assert without == OPEN
+    assert {route.authorizer for route in routes(resources) if route.key not in OPEN} == {"ApiKey"}
+
+
+def test_the_authorizer_sees_every_request(resources: Resources) -> None:
+    """With no identity source a request without a key reaches it too, and nothing it said is remembered."""
+    [scheme] = resources["HttpApi"]["Properties"]["Body"]["components"]["securitySchemes"].values()
+    authorizer = scheme["x-amazon-apigateway-authorizer"]
+    assert (authorizer["type"], authorizer["authorizerPayloadFormatVersion"]) == ("request", "2.0")
+    assert authorizer["enableSimpleResponses"] is True
+    assert authorizer["authorizerResultTtlInSeconds"] == 0
+    assert authorizer.get("identitySource", []) == []
+    assert "AuthorizerFunction" in json.dumps(authorizer["authorizerUri"])
+
+
+def test_api_gateway_may_invoke_the_authorizer_and_every_function_with_a_route(resources: Resources) -> None:
+    """Without the permission a route answers 500."""
+    invoked = {
+        json.dumps(permission["FunctionName"])
+        for permission in of_type(resources, "AWS::Lambda::Permission").values()
+        if permission["Principal"] == "apigateway.amazonaws.com"
+    }
+    expected = {json.dumps({"Ref": route.function}) for route in routes(resources)}
+    assert invoked == expected | {json.dumps(arn("AuthorizerFunction"))}
+
+
+def declared() -> list[tuple[str, str, str]]:
+    """Function, method and path of all routes that the functions declare with `@app.endpoint(method, path)`."""
+    return [
+        (f"{source.parent.name.title().replace('_', '')}Function", method, re.sub(r"<(\w+)>", r"{\1}", path))
+        for source in sorted(ROOT.glob("functions/*/app.py"))
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "app.endpoint"
+        for method, path in [[ast.literal_eval(argument) for argument in node.args]]
+    ]
+
+
+def test_openapi_json_has_the_routes_that_the_functions_declare() -> None:
+    """So the next test sees all of them."""
+    document = json.loads((ROOT / "functions/catalog/openapi.json").read_text())
+    documented = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    assert documented == {(method, path) for _, method, path in declared()}
+
+
+@pytest.mark.parametrize(("function", "method", "path"), declared())
+def test_a_request_reaches_the_function_that_implements_it(
+    resources: Resources, function: str, method: str, path: str
+) -> None:
+    """By API Gateway's rules of precedence, with any id in the place of a variable."""
+    assert reached(routes(resources), method, re.sub(r"\{\w+\}", "a:1.b", path)) == function
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/docs"), ("GET", "/v1/customers/a/unknown")])
+def test_whatever_no_route_matches_is_answered_with_a_problem_document(
+    resources: Resources, method: str, path: str
+) -> None:
+    """By catalog; API Gateway's own answer is none."""
+    assert reached(routes(resources), method, path) == "CatalogFunction"
+
+
+def reached(candidates: list[Route], method: str, path: str) -> str:
+    """The function that API Gateway gives a request to: the route that says most of it.
+
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-routes.html
+    """
+    matching = [route for route in candidates if matches(route.key, method, path)]
+    return min(matching, key=lambda route: vagueness(route.key)).function
+
+
+def matches(key: str, method: str, path: str) -> bool:
+    """Whether a request fits a route."""
+    if key == "$default":
+        return True
+    wanted, _, template = key.partition(" ")
+    pattern = re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+\+\}", ".+", template))
+    return wanted in {"ANY", method} and re.fullmatch(pattern, path) is not None
+
+
+def vagueness(key: str) -> tuple[int, list[int], bool]:
+    """Full matches before greedy ones before $default; fixed parts before variables; a method before ANY."""
+    method, _, path = key.partition(" ")
+    kind = 2 if key == "$default" else int("+}" in path)
+    return kind, [int("{" in part) for part in path.split("/")], method == "ANY"
+
+
+# Parameters and the two environments
+
+
+@pytest.mark.parametrize(
+    ("parameter", "default"),
+    [
+        ("Stage", "dev"),
+        ("PythonRuntime", "python3.13"),
+        ("Architecture", "arm64"),
+        ("OperationsEmail", ""),
+        ("UnresolvedErrorsThreshold", 1),
+        ("LogRetentionDays", 30),
+    ],
+)
+def test_a_deployment_needs_no_parameters(translated: dict[str, Any], parameter: str, default: object) -> None:
+    """arm64 costs less for the same work."""
+    assert translated["Parameters"][parameter]["Default"] == default
+
+
+def test_every_parameter_has_a_default(translated: dict[str, Any]) -> None:
+    """Also one that is added later."""
+    assert all("Default" in parameter for parameter in translated["Parameters"].values())
+
+
+def overrides(configuration: Mapping[str, Any], environment: str) -> dict[str, str]:
+    """The parameters with which samconfig.toml deploys an environment."""
+    text = configuration[environment]["deploy"]["parameters"]["parameter_overrides"]
+    return dict(one.split("=") for one in text.split())
+
+
+def test_samconfig_deploys_development_by_default_and_production_by_name(translated: dict[str, Any]) -> None:
+    """Two stacks; production asks before it changes anything, and its tables are kept."""
+    configuration = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    names = [configuration[one]["global"]["parameters"]["stack_name"] for one in ("default", "prod")]
+    assert names == ["tollgate-dev", "tollgate-prod"]
+    assert overrides(configuration, "default")["Stage"] == "dev"
+    assert overrides(configuration, "prod")["Stage"] == "prod"
+    assert configuration["prod"]["deploy"]["parameters"]["confirm_changeset"] is True
+    for environment in ("default", "prod"):
+        assert set(overrides(configuration, environment)) <= set(translated["Parameters"])
+        assert "CAPABILITY_IAM" in configuration[environment]["deploy"]["parameters"]["capabilities"].split()
