@@ -247,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit = f"{LAYER_LIMIT >> 20} MB"
         print(f"tollgate: that is more than {limit}: see what layers/common/Makefile removes", file=sys.stderr)
         return 1
-    print("next: sam deploy (sam is in .local/venv/sam/bin if you have no other)")
+    parameters = f"PythonRuntime=python{options.python_version} Architecture={options.architecture}"
+    print(f"next: .local/venv/sam/bin/sam deploy --guided --parameter-overrides Stage=dev {parameters}")
     return 0
 
 

@@ -15,8 +15,8 @@ from botocore.config import Config
 from tollgate.api.app import App, json_response
 from tollgate.api.documents import answers
 from tollgate.catalog.store import DynamoCatalog
-from tollgate.kernel.errors import FieldError, InvalidInput, Unavailable
-from tollgate.kernel.ids import derived_id
+from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, NotFound, Unavailable
+from tollgate.kernel.ids import derived_id, is_id
 from tollgate.kernel.time import from_epoch_ms, parse_time, system_clock
 from tollgate.metering.model import Event
 from tollgate.metering.queue import messages, read_message
@@ -28,7 +28,7 @@ from tollgate.metering.schema import (
     event_to_dict,
     read_events,
 )
-from tollgate.metering.service import Result, ingest, results_to_dict
+from tollgate.metering.service import ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
 from tollgate.recovery.model import ErrorType
@@ -37,7 +37,7 @@ from tollgate.recovery.store import DynamoRecovery
 
 logger = Logger()
 app = App(validate=False)
-batches = BatchProcessor(EventType.SQS)
+batches = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 catalog = DynamoCatalog()
 counters = DynamoCounters()
 errors = DynamoRecovery()
@@ -59,8 +59,9 @@ def post_events() -> Response[str]:
     """One bad event never fails its neighbours, and the whole request is always safe to send again."""
     headers = app.current_event.headers
     events = read_events(app.body(), headers)
-    if "respond-async" in headers.get("prefer", ""):
-        for message in messages(events):
+    preferences = {preference.strip().lower() for preference in headers.get("prefer", "").split(",")}
+    if "respond-async" in preferences:
+        for message in messages(events, system_clock()):
             sqs.send_message(QueueUrl=os.environ["EVENTS_QUEUE_URL"], MessageBody=message)
         return json_response({"queued": len(events)}, 202, {"Preference-Applied": "respond-async"})
     results = ingest(
@@ -84,8 +85,10 @@ def post_events() -> Response[str]:
 def get_usage(customer: str) -> Response[str]:
     """The current period, or the whole periods, days or hours that touch [from, to)."""
     query = app.current_event.query_string_parameters
-    if not query.get("feature"):
+    if not is_id(query.get("feature")):
         raise InvalidInput([FieldError("/feature", "name the feature: ?feature=")])
+    if not is_id(customer):
+        raise NotFound("There is no such customer.")
     granularity = query.get("granularity", "period")
     if granularity not in set(Granularity):
         raise InvalidInput([FieldError("/granularity", "must be period, day or hour")])
@@ -116,34 +119,44 @@ def time_left(context: LambdaContext) -> Any:
 
 
 def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
-    """Count the events of a queue message; what can never be counted is written down as an error.
+    """Count the events of a queue message; what nobody waits to hear was not counted is written down as an error.
 
     Raises:
-        Unavailable: some could not be counted in time; the message comes again, and what was counted
-            is a duplicate then.
+        Unavailable: not all could be counted in time; the message comes again, and what was counted is
+            a duplicate then.
+        BadRequest, InvalidInput: it is no such message; it ends in the dead-letter queue.
     """
-    received = from_epoch_ms(int(record.attributes.sent_timestamp or 0))
-    events = read_message(record.body)
-    results = ingest(events, directory=catalog, counters=counters, now=received, time_left=time_left(lambda_context))
+    left = time_left(lambda_context)
+    try:
+        sent_at = from_epoch_ms(int(record.attributes.sent_timestamp or 0))
+        received_at, events = read_message(record.body, sent_at)
+    except (BadRequest, InvalidInput) as error:
+        write_down(record, {"reason": "unreadable"}, error)
+        raise
+    results = ingest(events, directory=catalog, counters=counters, now=received_at, time_left=left)
     if any(result.retryable for result in results):
         raise Unavailable("Some events could not be counted in time.")
-    for event, result in zip(events, results, strict=True):
-        if result.status == "rejected" and isinstance(event, Event):
-            write_down(event, result, record.message_id)
+    lost = [
+        {"event": event_to_dict(event) if isinstance(event, Event) else event.id, "reason": result.reason}
+        for event, result in zip(events, results, strict=True)
+        if result.status in {"rejected", "conflict"}
+    ]
+    if lost:
+        write_down(record, {"events": lost}, f"{len(lost)} of {len(events)} events do not count")
 
 
-def write_down(event: Event, result: Result, message_id: str) -> None:
-    """Record an event of the queue that nobody waits to hear was rejected."""
+def write_down(record: SQSRecord, arguments: dict[str, Any], error: Exception | str) -> None:
+    """Record what became of a message; the same message again makes no second record."""
     record_error(
         errors,
-        id=derived_id("err", f"{message_id}#{event.source}#{event.id}"),  # a message may come twice
+        id=derived_id("err", record.message_id),
         error_type=ErrorType.VALIDATION_ERROR,
-        operation="count_event",
-        arguments=event_to_dict(event),
-        customer=event.customer,
+        operation="count_events",
+        arguments=arguments,
+        customer=None,
         subscription=None,
-        context={"reason": result.reason, "message_id": message_id},
-        error=str(result.detail),
+        context={"message_id": record.message_id, "queue": record.event_source_arn},
+        error=error,
         clock=system_clock,
     )
 

@@ -30,7 +30,7 @@ from tollgate.catalog.model import (
 from tollgate.catalog.periods import Interval
 from tollgate.catalog.service import put_plan
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
-from tollgate.pricing.model import Flat, Package, PartialPackage, Tier, Tiered, Volume, ZeroUsage
+from tollgate.pricing.model import Flat, Package, PartialPackage, Price, Tier, Tiered, Volume, ZeroUsage
 
 D = Decimal
 Store = MemoryCatalog | DynamoCatalog
@@ -114,7 +114,7 @@ def test_features_are_read_many_at_once(store: Store) -> None:
 def test_a_plan_version_comes_back_as_it_was_written(store: Store) -> None:
     """With every kind of price, quota and rate, to the last digit."""
     tiers = (Tier(D("0.000000000000000001"), D("9" * 20), D("0.5")), Tier(None, D(0)))
-    prices = (
+    prices: tuple[Price, ...] = (
         *(Flat(D("0.05"), D(10)), Tiered(tiers, zero_usage=ZeroUsage.FLAT), Volume(tiers, minimum_amount=D("1.10"))),
         Package(D(500), D(20), D(1), PartialPackage.ROUND_DOWN, maximum_amount=D(100)),
     )
@@ -366,12 +366,18 @@ def test_a_version_read_once_is_not_read_again() -> None:
     assert store.plan("pro") is not store.plan("pro")
 
 
-@pytest.mark.usefixtures("tables")
+@pytest.fixture
+def _cold() -> Iterator[None]:
+    """Nothing is remembered, before and after."""
+    cursor_secret.cache_clear()
+    yield
+    cursor_secret.cache_clear()
+
+
+@pytest.mark.usefixtures("tables", "_cold")
 def test_all_functions_sign_cursors_with_one_secret() -> None:
     """The first makes it, the others find it; it has 256 bits."""
-    cursor_secret.cache_clear()
     first = cursor_secret()
     cursor_secret.cache_clear()
     assert cursor_secret() == first
     assert len(first) == 32
-    cursor_secret.cache_clear()

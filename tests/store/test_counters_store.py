@@ -6,6 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError, ReadTimeoutError
 from pynamodb.connection import Connection
 
 from tests.unit.fakes_metering import FakeCounters
@@ -44,7 +46,7 @@ def count(number: int, quantity: str = "1", *, minutes: int = 0, **fields: Any) 
 
 def send(store: Counters, *counts: Count, aggregation: Aggregation = Aggregation.SUM) -> list[Outcome]:
     """Count one batch."""
-    (outcomes,) = store.count([Batch("ada", "requests", aggregation, counts)], NOW, lambda: 10.0)
+    (outcomes,) = store.count([Batch("ada", "requests", aggregation, counts)], NOW, lambda: 20.0)
     return outcomes
 
 
@@ -79,9 +81,9 @@ def test_batches_of_many_customers_are_answered_each_in_its_place(counters: Coun
     batches = [
         Batch(f"c{n}", "requests", Aggregation.SUM, (count(1, str(n), counter=counter(f"c{n}")),)) for n in range(30)
     ]
-    assert counters.count(batches[:1], NOW, lambda: 10.0) == [[ACCEPTED]]
+    assert counters.count(batches[:1], NOW, lambda: 20.0) == [[ACCEPTED]]
     for batch in batches[1:]:
-        counters.count([batch], NOW, lambda: 10.0)
+        counters.count([batch], NOW, lambda: 20.0)
     ids = [counter(f"c{n}") for n in range(30)]
     assert {one.customer: tally.quantity for one, tally in counters.tallies(ids).items()} == {
         f"c{n}": n for n in range(30)
@@ -93,9 +95,9 @@ def test_an_event_known_by_its_id_alone_is_forgotten_when_its_window_ends(counte
     until = NOW + timedelta(days=2)
     assert send(counters, count(1, until=until), count(1, minutes=90, until=until)) == [ACCEPTED, DUPLICATE]
     later = Batch("ada", "requests", Aggregation.SUM, (count(1, until=until + timedelta(days=2)),))
-    assert counters.count([later], until - timedelta(seconds=1), lambda: 10.0) == [[DUPLICATE]]
-    assert counters.count([later], until, lambda: 10.0) == [[ACCEPTED]]
-    assert counters.count([later], until, lambda: 10.0) == [[DUPLICATE]]
+    assert counters.count([later], until - timedelta(seconds=1), lambda: 20.0) == [[DUPLICATE]]
+    assert counters.count([later], until, lambda: 20.0) == [[ACCEPTED]]
+    assert counters.count([later], until, lambda: 20.0) == [[DUPLICATE]]
 
 
 @pytest.mark.parametrize("aggregation", Aggregation)
@@ -172,3 +174,57 @@ def test_with_no_time_left_nothing_is_counted_and_the_caller_is_told() -> None:
     assert DynamoCounters().count([batch], NOW, lambda: 1.0) == [[Outcome.UNAVAILABLE, Outcome.UNAVAILABLE]]
     assert DynamoCounters().tallies([counter()]) == {}
     assert send(DynamoCounters(), count(1), count(2)) == [ACCEPTED, ACCEPTED]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *failures: Exception) -> None:
+    """Have the next transactions fail so, one after the other."""
+    write = getattr(BaseClient, "_make_api_call")  # noqa: B009  boto3's own stubs do not name it
+    left = iter(failures)
+
+    def call(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation == "TransactWriteItems" and (failure := next(left, None)):
+            raise failure
+        return write(self, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+
+
+def cancelled(*codes: str) -> ClientError:
+    """A transaction that was cancelled for these reasons."""
+    reasons = [{"Code": code, "Message": ""} for code in codes]
+    error: Any = {"Error": {"Code": "TransactionCanceledException", "Message": ""}, "CancellationReasons": reasons}
+    return ClientError(error, "TransactWriteItems")
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize(
+    "failure",
+    [
+        cancelled("TransactionConflict", "None"),
+        cancelled("ThrottlingError", "ConditionalCheckFailed"),
+        cancelled("ProvisionedThroughputExceeded"),
+        ClientError({"Error": {"Code": "ThrottlingException", "Message": ""}}, "TransactWriteItems"),
+    ],
+)
+def test_a_conflict_or_a_throttle_is_tried_again(monkeypatch: pytest.MonkeyPatch, failure: ClientError) -> None:
+    """boto3 does not try a cancelled transaction again: we do, after a pause."""
+    pauses: list[float] = []
+    failing(monkeypatch, failure, failure)
+    (outcomes,) = DynamoCounters(pause=pauses.append).count(
+        [Batch("ada", "requests", Aggregation.SUM, (count(1),))], NOW, lambda: 20.0
+    )
+    assert (outcomes, len(pauses)) == ([ACCEPTED], 2)
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize(
+    "failure", [ReadTimeoutError(endpoint_url="http://nowhere"), cancelled("ValidationError"), cancelled("Other")]
+)
+def test_an_answer_that_never_came_leaves_its_batch_and_no_other_to_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Nobody knows whether it was counted; sent again, it is counted or a duplicate."""
+    failing(monkeypatch, failure)
+    batch = Batch("ada", "requests", Aggregation.SUM, (count(1),))
+    assert DynamoCounters().count([batch], NOW, lambda: 20.0) == [[Outcome.UNAVAILABLE]]
+    assert DynamoCounters().count([batch], NOW, lambda: 20.0) == [[ACCEPTED]]

@@ -21,11 +21,11 @@ Resources = dict[str, dict[str, Any]]
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 PERMISSIONS: dict[str, dict[str, set[str]]] = {
     "Authorizer": {
-        "AuthorizerLogs:*": LOGS,
+        "AuthorizerLogs": LOGS,
         "CatalogTable": {"dynamodb:GetItem"},
     },
     "Catalog": {
-        "CatalogLogs:*": LOGS,
+        "CatalogLogs": LOGS,
         "CatalogTable": {
             "dynamodb:GetItem",
             "dynamodb:BatchGetItem",
@@ -36,29 +36,30 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
     },
     "Usage": {
-        "UsageLogs:*": LOGS,
+        "UsageLogs": LOGS,
         "UsageTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
         "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
         "EventsQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
     },
     "Pricing": {
-        "PricingLogs:*": LOGS,
+        "PricingLogs": LOGS,
     },
     "Entitlements": {
-        "EntitlementsLogs:*": LOGS,
+        "EntitlementsLogs": LOGS,
         "UsageTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
     },
     "RetryProcessor": {
-        "RetryProcessorLogs:*": LOGS,
+        "RetryProcessorLogs": LOGS,
         "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
         "RecoveryTable/index/due": {"dynamodb:Query"},
         "RecoveryTable/index/unresolved": {"dynamodb:Query"},
         "*": {"cloudwatch:PutMetricData"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "ErrorReport": {
-        "ErrorReportLogs:*": LOGS,
+        "ErrorReportLogs": LOGS,
         "RecoveryTable/index/unresolved": {"dynamodb:Query"},
         "OperationsTopic": {"sns:Publish"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
@@ -71,13 +72,15 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
 }
 """All that each role may do: resource, actions; nothing else is allowed."""
 
-PARTITIONS: dict[tuple[str, str], list[str]] = {
+PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Authorizer", "CatalogTable"): ["KEY"],
     ("Catalog", "UsageTable"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
+    ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
+    ("Usage", "UsageTable", "dynamodb:PutItem"): ["COUNTER#*", "EVENT#*"],
     ("Usage", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
     ("Entitlements", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
 }
-"""Where a role reaches only some partitions of a table: those."""
+"""Where a role reaches only some partitions of a table, with all its actions or those named: those."""
 
 NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
 OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
@@ -184,11 +187,19 @@ def test_a_role_allows_exactly_what_the_table_says(resources: Resources, name: s
 def test_a_role_is_held_to_the_partitions_of_the_table(resources: Resources, name: str) -> None:
     """The authorizer reads keys and nothing else of the catalog, and so on."""
     held = {
-        (name, shown(statement["Resource"])): statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+        (name, shown(statement["Resource"]), action): statement["Condition"]["ForAllValues:StringLike"][
+            "dynamodb:LeadingKeys"
+        ]
         for statement in statements(resources, name)
         if "ForAllValues:StringLike" in statement.get("Condition", {})
+        for action in statement["Action"]
     }
-    assert held == {place: keys for place, keys in PARTITIONS.items() if place[0] == name}
+    assert held == {
+        (*place[:2], action): keys
+        for place, keys in PARTITIONS.items()
+        if place[0] == name
+        for action in place[2:] or PERMISSIONS[name][place[1]]
+    }
 
 
 @pytest.mark.parametrize("name", PERMISSIONS)
@@ -389,12 +400,31 @@ def test_the_alarm_topic_invokes_the_error_report(resources: Resources) -> None:
     } in of_type(resources, "AWS::Lambda::Permission").values()
 
 
-def test_a_report_that_fails_for_good_is_kept(resources: Resources) -> None:
+def test_a_sweep_or_report_that_fails_for_good_is_kept(resources: Resources) -> None:
     """After two retries the invocation goes to the dead-letter queue."""
-    [config] = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
-    assert config["FunctionName"] == {"Ref": "ErrorReportFunction"}
-    assert config["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
-    assert config["MaximumRetryAttempts"] == 2
+    configs = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
+    functions = [config["FunctionName"]["Ref"] for config in configs]
+    assert sorted(functions) == ["ErrorReportFunction", "RetryProcessorFunction"]
+    for config in configs:
+        assert config["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
+        assert config["MaximumRetryAttempts"] == 2
+
+
+def test_what_waits_in_a_dead_letter_queue_or_fails_in_a_sweep_is_told(resources: Resources) -> None:
+    """By the alarm topic, like unresolved errors."""
+    alarms = of_type(resources, "AWS::CloudWatch::Alarm")
+    watched = {
+        alarm["MetricName"]: [
+            one["Dimensions"][0]["Value"] for one in alarms.values() if one["MetricName"] == alarm["MetricName"]
+        ]
+        for alarm in alarms.values()
+    }
+    assert watched["ApproximateNumberOfMessagesVisible"] == [
+        {"Fn::GetAtt": ["EventsDeadLetterQueue", "QueueName"]},
+        {"Fn::GetAtt": ["InvocationsDeadLetterQueue", "QueueName"]},
+    ]
+    assert watched["Errors"] == [{"Ref": "RetryProcessorFunction"}]
+    assert all(alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}] for alarm in alarms.values())
 
 
 def test_operations_get_mail_only_where_an_address_is_given(translated: dict[str, Any], resources: Resources) -> None:

@@ -1,6 +1,7 @@
 """The counting rule: an event counts once or not at all, however it comes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.fakes_metering import FakeCounters
-from tollgate.catalog.model import Aggregation
+from tollgate.catalog.model import Aggregation, Rate
 from tollgate.metering.counting import MAX_ITEMS, split
 from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally, bucket_of
 
@@ -39,7 +40,7 @@ def batch(counts: Sequence[Count], aggregation: Aggregation = Aggregation.SUM) -
 
 def send(counters: FakeCounters, counts: Sequence[Count], aggregation: Aggregation = Aggregation.SUM) -> list[Outcome]:
     """Count a batch and give its outcomes."""
-    (outcomes,) = counters.count([batch(counts, aggregation)], NOW, lambda: 10.0)
+    (outcomes,) = counters.count([batch(counts, aggregation)], NOW, lambda: 20.0)
     return outcomes
 
 
@@ -122,7 +123,7 @@ def test_an_id_deduplicated_alone_is_a_duplicate_at_any_time_until_its_window_en
         Outcome.DUPLICATE,
     ]
     late = batch([count(1, until=until + timedelta(days=2))])
-    assert counters.count([late], until, lambda: 10.0) == [[Outcome.ACCEPTED]]
+    assert counters.count([late], until, lambda: 20.0) == [[Outcome.ACCEPTED]]
 
 
 def test_events_of_one_quarter_of_an_hour_may_fall_into_two_periods() -> None:
@@ -167,3 +168,31 @@ def test_buckets_are_the_quarters_of_the_hour(minutes: int) -> None:
     bucket = bucket_of(at)
     assert bucket.minute % 15 == 0
     assert timedelta(0) <= at - bucket < timedelta(minutes=15)
+
+
+def test_a_batch_that_must_be_split_keeps_the_order_of_events_with_one_id() -> None:
+    """The first of the request comes first, although it is the latest."""
+    until = NOW + timedelta(days=2)
+    sent = [count(1, minutes=9_000, until=until), *(count(n, minutes=15 * n) for n in range(2, 200))]
+    sent += [count(1, "2", minutes=0, until=until, digest=b"othr")]
+    places = [place for part, _ in split(batch(sent)) for place in part]
+    assert places.index(0) < places.index(len(sent) - 1)
+
+
+def test_a_rate_window_of_more_digits_than_the_database_keeps_is_refused() -> None:
+    """Also where the usage itself does not grow, as that of a gauge."""
+    rate = Rate(Decimal(10), 60)
+    counters = FakeCounters()
+    quantities = ["9" * 20, "0.000000000000000001", "1"]
+    sent = [replace(count(n, quantity), rate=rate) for n, quantity in enumerate(quantities)]
+    assert send(counters, sent, Aggregation.LATEST) == [Outcome.ACCEPTED, Outcome.ACCEPTED, Outcome.OUT_OF_RANGE]
+
+
+def test_a_late_event_under_an_older_rate_does_not_open_the_present_window() -> None:
+    """The plan's window was an hour then and is a minute now."""
+    now, then = Rate(Decimal(10), 60), Rate(Decimal(10), 3_600)
+    counters = FakeCounters()
+    send(counters, [replace(count(1, "10", minutes=5_000), rate=now)])
+    used = counters.rate("ada", "requests")
+    send(counters, [replace(count(2, "1", minutes=10), rate=then)])
+    assert counters.rate("ada", "requests") == used

@@ -22,7 +22,7 @@ from tollgate.catalog.model import (
 )
 from tollgate.catalog.periods import Interval
 from tollgate.kernel.errors import InvalidInput, NotFound
-from tollgate.metering.model import Event, Rejection
+from tollgate.metering.model import Event, Rejection, time_of_id
 from tollgate.metering.service import Result, ingest, results_to_dict
 from tollgate.metering.usage import Granularity, Usage, read_usage
 
@@ -66,7 +66,7 @@ class Desk:
 
     def send(self, *events: Event | Rejection) -> list[Result]:
         """Ingest events now."""
-        return ingest(events, directory=self.directory, counters=self.counters, now=self.now, time_left=lambda: 10.0)
+        return ingest(events, directory=self.directory, counters=self.counters, now=self.now, time_left=lambda: 20.0)
 
     def usage(self, feature: str = "requests", **arguments: Any) -> Usage:
         """The usage of ada."""
@@ -90,7 +90,7 @@ def event(event_id: str = "e1", feature: str = "requests", customer: str = "ada"
         (event(time=NOW - timedelta(days=35, seconds=1)), "too_old"),
         (event(time=NOW + timedelta(minutes=5, seconds=1)), "in_the_future"),
         (event(time=SUBSCRIPTION.starts_at - timedelta(seconds=1)), "no_subscription"),
-        (Rejection("e1", "invalid", "/quantity: must not be negative"), "invalid"),
+        (Rejection("e1", "invalid", "must not be negative", "/quantity"), "invalid"),
     ],
 )
 def test_an_event_that_cannot_count_is_rejected_with_its_reason_and_its_neighbours_count(
@@ -149,6 +149,21 @@ def test_an_event_whose_id_carries_its_time_may_leave_the_time_out() -> None:
     assert desk.send(sent)[0].status == "duplicate"
     desk.now += timedelta(days=20)
     assert desk.send(sent)[0].reason == "too_old"
+
+
+def test_an_event_sent_with_the_time_that_its_id_carries_is_the_same_as_without() -> None:
+    """The time is the same, told twice."""
+    desk = Desk()
+    sent = event("019CF5E2-79B0-7CC3-98C4-DC0C0C07398F", time=None)
+    desk.send(sent)
+    assert desk.send(replace(sent, time=time_of_id(sent.id)))[0].status == "duplicate"
+
+
+def test_of_two_events_with_one_id_the_first_of_the_request_counts() -> None:
+    """Also where the second is older, and the id alone tells them apart."""
+    desk = Desk()
+    first, second = event(feature="orders"), event(feature="orders", time=NOW - timedelta(hours=3), quantity=Decimal(2))
+    assert [result.status for result in desk.send(first, second)] == ["accepted", "conflict"]
 
 
 def test_a_feature_deduplicated_by_id_takes_an_id_once_whatever_the_time_says() -> None:
@@ -231,6 +246,8 @@ def test_usage_of_what_does_not_exist_is_not_found() -> None:
         {"start": NOW + timedelta(hours=1)},
         {"start": NOW - timedelta(days=32), "granularity": Granularity.HOUR},
         {"start": NOW - timedelta(days=367), "granularity": Granularity.DAY},
+        {"start": datetime(1, 1, 1, tzinfo=UTC)},
+        {"start": datetime(9999, 12, 31, tzinfo=UTC), "end": datetime(9999, 12, 31, 23, tzinfo=UTC)},
     ],
 )
 def test_an_empty_or_boundless_range_is_refused(arguments: dict[str, Any]) -> None:

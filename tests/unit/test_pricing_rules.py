@@ -240,11 +240,28 @@ def test_a_delta_below_the_minimum_is_covered_by_it() -> None:
 
 
 def test_every_fault_of_a_question_is_named_at_once() -> None:
-    """Negative quantities and an unknown currency each have their pointer."""
+    """A quantity that is no number, a negative previous one and an unknown currency each have their pointer."""
     with pytest.raises(InvalidInput) as refusal:
-        quote(Flat(D(1)), D(-1), "XXQ", D("-0.1"))
+        quote(Flat(D(1)), D("NaN"), "XXQ", D("-0.1"))
     where = [error.pointer for error in refusal.value.errors]
     assert where == ["/quantity", "/previous_quantity", "/currency"]
+
+
+@pytest.mark.parametrize(
+    "price",
+    [
+        Flat(D(3), minimum_amount=D(2)),
+        Tiered((Tier(None, D(3), D(7)),), zero_usage=ZeroUsage.FLAT),
+        Volume((Tier(None, D(3), D(7)),)),
+        Package(D(5), D(3)),
+    ],
+)
+def test_a_total_below_zero_costs_what_zero_costs(price: Price) -> None:
+    """Corrections may exceed what was used; a customer is never paid for it, beyond what the usage cost."""
+    nothing = quote(price, D(0), "EUR")
+    assert quote(price, D(-5), "EUR") == nothing
+    back = quote(price, D(-12), "EUR", D(10))
+    assert back.exact_amount == nothing.exact_amount - quote(price, D(10), "EUR").exact_amount
 
 
 @pytest.mark.parametrize(

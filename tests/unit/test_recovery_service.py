@@ -388,8 +388,8 @@ def test_the_text_of_the_report_is_read_at_a_glance(store: MemoryRecovery, clock
         "  validation_error           1   1 manual; oldest 3 hours, 0 tries each\n"
         "\n"
         "What to do next\n"
-        "- Waiting for a person: 1. GET /v1/errors?status=manual lists them;\n"
-        "  then POST /v1/errors/{id}/retry, /resolve or /discard for each.\n"
+        "- Waiting for a person: 1. Each is a record of the recovery table,\n"
+        "  which says what failed, with what, and what was tried.\n"
         "- Tried again automatically: 1. Nothing to do."
     )
 

@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
@@ -43,7 +43,6 @@ class App(APIGatewayHttpResolver):
 
     def __init__(self, *, validate: bool) -> None:
         super().__init__(json_body_deserializer=read_json)
-        self._paths: dict[str, set[str]] = {}
         self.use([_authorize, _limit_body])
         if validate:
             # Here and not by enable_validation, which would run before the scopes are held.
@@ -62,7 +61,15 @@ class App(APIGatewayHttpResolver):
     ) -> Callable[[_Route], _Route]:
         """Declare a route: `path` as `/v1/things/<id>`; `scope` None makes it open to all."""
         security: list[dict[str, list[str]]] = [{SECURITY_SCHEME: [scope]}] if scope else []
-        return self.route(path, method, security=security, summary=summary, **documentation)
+        return super().route(path, method, security=security, summary=summary, **documentation)
+
+    def route(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse a route that says nothing of its scope: get, post and so on of the event handler come here.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("declare routes with App.endpoint, which names their scope")
 
     def handle(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         """The Lambda handler of an HTTP function."""
@@ -122,7 +129,7 @@ def _limit_body(app: App, next_middleware: _NEXT) -> Response[Any]:
 
 def _require_json(app: App, next_middleware: _NEXT) -> Response[Any]:
     # Powertools would read forms too, which have no strict reading.
-    media_type = str(app.current_event.headers.get("content-type") or "").partition(";")[0].strip()
+    media_type = str(app.current_event.headers.get("content-type") or "").partition(";")[0].strip().lower()
     if app.current_event.body and media_type not in {"", "application/json"}:
         raise UnsupportedMediaType("Send application/json.")
     return next_middleware(app)

@@ -37,9 +37,9 @@ def read_cursor(secret: bytes, listing: str, cursor: str | None) -> str | None:
         raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if hmac.compare_digest(signature, _sign(secret, payload)):
-            named, last = json.loads(payload)
-            # Base64 reads several spellings of the same bytes; only ours passes.
-            if named == listing and cursor == write_cursor(secret, listing, last):
+            _, last = json.loads(payload)
+            # Base64 reads several spellings of the same bytes: only ours passes, and only that of this list.
+            if cursor == write_cursor(secret, listing, last):
                 return str(last)
     except ValueError:
         pass

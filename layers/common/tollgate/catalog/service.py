@@ -15,6 +15,7 @@ from tollgate.catalog.model import (
     Subscription,
     SubscriptionStatus,
     plan_faults,
+    plan_to_dict,
 )
 from tollgate.catalog.periods import local_days_later, time_zone
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
@@ -38,6 +39,7 @@ Thing = TypeVar("Thing")
 
 _TRIES: Final = 5
 _MAX_SUBSCRIPTIONS: Final = 100
+_MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 
 
@@ -100,6 +102,8 @@ def put_plan(catalog: Catalog, plan: Plan, faults: tuple[FieldError, ...] = ()) 
     """
     if found := faults or tuple(plan_faults(plan)):
         raise InvalidInput(found)
+    if (size := len(json.dumps(plan_to_dict(plan)))) > _MAX_PLAN_BYTES:
+        raise InvalidInput([FieldError("", f"the plan has {size} bytes; at most {_MAX_PLAN_BYTES} are kept")])
     for _ in range(_TRIES):
         latest = catalog.plan(plan.code)
         if latest is not None and _same(plan, latest):

@@ -6,24 +6,57 @@ base's first. The private parts of PynamoDB that we lean on are named in this fi
 """
 
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 from pynamodb.attributes import Attribute, DiscriminatorAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
 from pynamodb.constants import NUMBER
+from pynamodb.exceptions import PynamoDBException
 from pynamodb.models import Model
 
 from tollgate.kernel.settings import table_name
 
-__all__ = ["CatalogTable", "DecimalAttribute", "RecoveryTable", "UsageTable", "connect", "is_lost_race"]
+__all__ = [
+    "LONGEST_CALL_SECONDS",
+    "CatalogTable",
+    "DecimalAttribute",
+    "RecoveryTable",
+    "UsageTable",
+    "connect",
+    "is_lost_race",
+    "is_worth_retrying",
+]
+
+_LOST: Final = frozenset(
+    {
+        "ConditionalCheckFailed",
+        "ConditionalCheckFailedException",
+        "TransactionConflict",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+    }
+)
+_THROTTLED: Final = frozenset(
+    {
+        "ProvisionedThroughputExceeded",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "ThrottlingException",
+    }
+)
+
+
+LONGEST_CALL_SECONDS: Final = 9
+"""Two attempts of at most 4 seconds, and the pause between them."""
 
 
 class _Meta:
-    """Time-outs and retries, in place of botocore's 60 seconds."""
+    """Time-outs and retries, in place of botocore's 60 seconds: a call ends after `LONGEST_CALL_SECONDS`."""
 
     connect_timeout_seconds: Final = 1
     read_timeout_seconds: Final = 3
-    max_retry_attempts: Final = 3
+    max_retry_attempts: Final = 1
     max_pool_connections: Final = 32
 
 
@@ -85,17 +118,25 @@ def connect(table: type[Model]) -> Connection:
     return table._get_connection().connection  # noqa: SLF001
 
 
-def is_lost_race(error: Any) -> bool:
-    """Whether a failed write lost against another writer, so that reading again and retrying helps.
+def is_lost_race(error: PynamoDBException) -> bool:
+    """Whether a failed write lost against another writer: a false condition, or a conflict.
 
-    Covers a false condition and a conflict, of a single write and of any item of a transaction.
+    Of a transaction, all of its items that failed must have failed so.
     """
-    lost = {
-        "ConditionalCheckFailed",
-        "TransactionConflict",
-        "ConditionalCheckFailedException",
-        "TransactionConflictException",
-        "TransactionInProgressException",
-    }
-    reasons = [reason.code for reason in getattr(error, "cancellation_reasons", ()) if reason]
-    return bool(reasons and set(reasons) <= lost) or error.cause_response_code in lost
+    codes = _codes(error)
+    return bool(codes) and codes <= _LOST
+
+
+def is_worth_retrying(error: PynamoDBException) -> bool:
+    """Whether a failed write changed nothing, and may succeed when what it rests on is read again."""
+    codes = _codes(error)
+    return bool(codes) and codes <= _LOST | _THROTTLED
+
+
+def _codes(error: PynamoDBException) -> set[str]:
+    reasons = {reason.code for reason in getattr(error, "cancellation_reasons", ()) if reason}
+    if reasons:
+        return reasons
+    # Not error.cause_response_code, which fails where there was no response, as after a time-out.
+    response = getattr(error.cause, "response", None) or {}
+    return {response["Error"]["Code"]} if "Error" in response else set()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tollgate.kernel.errors import BadRequest
 
-__all__ = ["MAX_DEPTH", "read_json"]
+__all__ = ["MAX_DEPTH", "deeper_than", "read_json"]
 
 MAX_DEPTH: Final = 32
 
@@ -28,7 +28,7 @@ def read_json(text: str) -> Any:
         raise _too_deep() from None
     except ValueError:
         raise BadRequest("unacceptable JSON: an integer has more than 4,300 digits") from None
-    if _deeper_than(value, MAX_DEPTH):
+    if deeper_than(value, MAX_DEPTH):
         raise _too_deep()
     if _SURROGATE.search(text) and _has_lone_surrogate(value):
         raise BadRequest("malformed JSON: a string has half a surrogate pair, which is no character")
@@ -67,7 +67,8 @@ def _has_lone_surrogate(value: Any) -> bool:
     return False
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
+def deeper_than(value: Any, limit: int) -> bool:
+    """Whether arrays and objects are nested more than `limit` deep."""
     level: list[Any] = [value]
     for _ in range(limit):
         level = [

@@ -18,11 +18,13 @@ __all__ = [
     "format_decimal",
     "parse_decimal",
     "round_amount",
+    "storable",
 ]
 
 ZERO: Final = Decimal(0)
 DECIMAL_PATTERN: Final = r"^-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?$"
 CURRENCY_PATTERN: Final = r"^[A-Z]{3}$"
+_MAX_DIGITS: Final = 38
 _DECIMAL: Final = re.compile(DECIMAL_PATTERN.replace("$", r"\Z"))
 
 EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
@@ -63,6 +65,17 @@ def format_decimal(value: Decimal) -> str:
         return "0"
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def storable(value: Decimal) -> Decimal:
+    """The value itself, if DynamoDB keeps all its digits.
+
+    Raises:
+        OverflowError: it has more than 38, zeros at its ends not counted.
+    """
+    if len(EXACT.normalize(value).as_tuple().digits) > _MAX_DIGITS:
+        raise OverflowError(f"a number of more than {_MAX_DIGITS} digits")
+    return value
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["Clock", "epoch_ms", "format_time", "from_epoch_ms", "parse_time", "system_clock"]
+__all__ = ["Clock", "format_time", "from_epoch_ms", "parse_time", "system_clock"]
 
 Clock = Callable[[], datetime]
 """Gives the present instant; passed in, so that a test or a simulation owns time."""
@@ -36,11 +36,6 @@ def parse_time(value: object) -> datetime:
 def format_time(value: datetime) -> str:
     """Write an instant in UTC with Z; a fraction only where there is one."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def epoch_ms(value: datetime) -> int:
-    """Milliseconds since 1970, rounded down."""
-    return (value - _EPOCH) // timedelta(milliseconds=1)
 
 
 def from_epoch_ms(value: int) -> datetime:

@@ -50,8 +50,17 @@ class State:
 
 
 def split(batch: Batch) -> Iterator[tuple[list[int], Batch]]:
-    """The batch in parts that one transaction each can hold, with the places their counts had in it."""
-    order = sorted(range(len(batch.counts)), key=lambda place: batch.counts[place].at)
+    """The batch in parts that one transaction each can hold, with the places their counts had in it.
+
+    Events of one bucket, and those with one id, stay together and in the order of the request.
+    """
+    first: dict[bytes, datetime] = {}
+    for count in batch.counts:
+        first.setdefault(count.hash, count.at)
+    order = sorted(
+        range(len(batch.counts)),
+        key=lambda place: first[batch.counts[place].hash] if batch.counts[place].until else batch.counts[place].at,
+    )
     places: list[int] = []
     items: set[object] = set()
     for place in order:
@@ -61,8 +70,7 @@ def split(batch: Batch) -> Iterator[tuple[list[int], Batch]]:
             places, items = [], set()
         places.append(place)
         items |= touched
-    if places:
-        yield places, _part(batch, places)
+    yield places, _part(batch, places)
 
 
 def _items(count: Count) -> set[object]:
@@ -86,11 +94,14 @@ def _count(count: Count, batch: Batch, state: State, now: datetime) -> Outcome:
     seen = _seen(count, page, state, now)
     if seen is not None:
         return Outcome.DUPLICATE if seen == count.digest else Outcome.CONFLICT
+    used = Decimal(1) if batch.aggregation is Aggregation.COUNT else count.quantity
     try:
         total = state.tallies.get(count.counter, Tally()).add(count, batch.aggregation)
         in_page = page.tallies.get(count.counter, Tally()).add(count, batch.aggregation)
+        rate = record(state.rate, count.rate, count.at, used) if count.rate else state.rate
     except OverflowError:
         return Outcome.OUT_OF_RANGE
+    state.rate = rate
     state.tallies[count.counter] = total
     page.tallies[count.counter] = in_page
     page.changed = True
@@ -98,9 +109,6 @@ def _count(count: Count, batch: Batch, state: State, now: datetime) -> Outcome:
         page.ids[count.hash] = count.digest
     else:
         state.markers[count.hash] = Marker(count.digest, count.until)
-    if count.rate is not None:
-        used = Decimal(1) if batch.aggregation is Aggregation.COUNT else count.quantity
-        state.rate = record(state.rate, count.rate, count.at, used)
     return Outcome.ACCEPTED
 
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from tollgate.catalog.model import Aggregation, Rate
-from tollgate.kernel.money import EXACT, ZERO
+from tollgate.kernel.money import EXACT, ZERO, storable
 from tollgate.kernel.time import from_epoch_ms
 
 __all__ = [
@@ -36,11 +36,10 @@ MAX_AHEAD: Final = timedelta(minutes=5)
 BUCKET: Final = timedelta(minutes=15)
 """Dedupe ids and sums are kept per quarter of an hour: every time zone's hours and days begin at one."""
 
-_MAX_DIGITS: Final = 38
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MILLISECOND: Final = 253_402_300_799_000  # of the year 9999
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
-_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_ULID: Final = re.compile(r"(?=.*[A-Z])[0-7][0-9A-HJKMNP-TV-Z]{25}")  # 26 digits are a number
 _CROCKFORD: Final = {digit: value for value, digit in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 
 
@@ -69,11 +68,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why an event is not counted: a code for programs, and a sentence with a pointer for people."""
+    """Why an event is not counted: a code for programs, a sentence for people, a JSON pointer into the event."""
 
     id: str | None
     reason: str
     detail: str
+    pointer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,7 @@ class Tally:
                 quantity = max(self.quantity, other.quantity)
             case Aggregation.LATEST:
                 quantity = self.quantity if latest == self.latest else other.quantity
-        if len(quantity.as_tuple().digits) > _MAX_DIGITS:
-            raise OverflowError(f"the usage has more than {_MAX_DIGITS} digits")
-        return Tally(quantity, events, latest)
+        return Tally(storable(quantity), events, latest)
 
 
 def bucket_of(at: datetime) -> datetime:
@@ -164,9 +162,8 @@ def event_hash(event: Event) -> bytes:
     return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12, key=key).digest()
 
 
-def event_digest(event: Event, *, with_time: bool) -> bytes:
+def event_digest(event: Event, time: datetime | None) -> bytes:
     """4 bytes that tell an event from another one with the same id: over quantity, properties and time."""
-    time = event.time if with_time else None
     body = repr((event.quantity.normalize(), time, _canonical(event.properties)))
     return hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=4).digest()
 
@@ -178,7 +175,7 @@ def _canonical(value: Any) -> Any:
 
 
 def time_of_id(event_id: str) -> datetime | None:
-    """The time that a UUIDv7 (RFC 9562) or a ULID carries in its first 48 bits, to the millisecond."""
+    """The time that a UUIDv7 (RFC 9562) or a ULID in its canonical upper case carries in its first 48 bits."""
     if _UUID7.fullmatch(event_id):
         return from_epoch_ms(min(int(event_id.replace("-", "")[:12], 16), _LAST_MILLISECOND))
     if _ULID.fullmatch(event_id):

@@ -13,7 +13,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from typing import Final
 
 from tollgate.catalog.model import Rate, RateAlgorithm
-from tollgate.kernel.money import ZERO
+from tollgate.kernel.money import ZERO, storable
 
 __all__ = ["RateState", "RateUse", "record", "use"]
 
@@ -49,15 +49,21 @@ class RateUse:
 
 
 def record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> RateState:
-    """The state after `quantity` was used at an instant; what left the windows remembered changes nothing."""
+    """The state after `quantity` was used at an instant; what left the windows remembered changes nothing.
+
+    Raises:
+        OverflowError: a count has more digits than the database keeps.
+    """
     with localcontext(_WIDE):
         return _record(state, rate, at, quantity)
 
 
 def _record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> RateState:
-    if state.window_seconds != rate.window_seconds:
-        state = RateState(rate.window_seconds)
     seconds = _seconds(at)
+    if state.window_seconds != rate.window_seconds:
+        if seconds < state.window * state.window_seconds:
+            return state  # of a plan before the present one, whose windows were others
+        state = RateState(rate.window_seconds)
     window = int(seconds // rate.window_seconds)
     if window < state.window - 1:
         return state
@@ -65,11 +71,11 @@ def _record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> Ra
     # What happened has happened, but a bucket is never more than empty.
     tat = max(state.tat, min(max(state.tat, seconds) + took, seconds + rate.window_seconds))
     if window == state.window:
-        return replace(state, count=state.count + quantity, tat=tat)
+        return replace(state, count=storable(state.count + quantity), tat=tat)
     if window > state.window:
         previous = state.count if window == state.window + 1 else ZERO
         return RateState(rate.window_seconds, window, quantity, previous, tat)
-    return replace(state, previous=state.previous + quantity, tat=tat)
+    return replace(state, previous=storable(state.previous + quantity), tat=tat)
 
 
 def use(state: RateState, rate: Rate, now: datetime) -> RateUse:

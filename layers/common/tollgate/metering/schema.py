@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from tollgate.kernel.errors import FieldError, InvalidInput, UnsupportedMediaType
 from tollgate.kernel.ids import ID_PATTERN, is_id
-from tollgate.kernel.json import read_json
+from tollgate.kernel.json import deeper_than, read_json
 from tollgate.kernel.money import format_decimal, parse_decimal
 from tollgate.kernel.time import format_time, parse_time
 from tollgate.metering.model import MAX_EVENTS, Event, Rejection
@@ -24,9 +24,11 @@ __all__ = [
     "USAGE_SCHEMA",
     "event_to_dict",
     "read_events",
+    "read_simple_events",
 ]
 
 _MAX_SOURCE: Final = 512
+_MAX_DEPTH: Final = 16
 _SIMPLE_KEYS: Final = frozenset({"id", "source", "customer", "feature", "quantity", "time", "properties"})
 
 
@@ -50,14 +52,15 @@ def read_events(body: str, headers: Mapping[str, str]) -> list[Event | Rejection
     if "ce-specversion" in headers:
         return [_read(_cloud_event, _binary_mode(body, media_type, headers))]
     if media_type == "application/json":
-        return _simple_events(read_json(body))
+        return read_simple_events(read_json(body))
     raise UnsupportedMediaType(
         "Send application/json, application/cloudevents+json, application/cloudevents-batch+json, "
         "or a CloudEvent in binary mode with its ce- headers."
     )
 
 
-def _simple_events(body: Any) -> list[Event | Rejection]:
+def read_simple_events(body: Any) -> list[Event | Rejection]:
+    """One simple event, an array of them, or `{"events": [...]}`, each read or rejected."""
     if isinstance(body, list):
         return [_read(_simple, item) for item in _limited(body)]
     if isinstance(body, dict) and "events" in body:
@@ -96,7 +99,8 @@ class _Fault(ValueError):
     """What keeps an event from being read: a pointer into it, and why."""
 
     def __init__(self, pointer: str, detail: str) -> None:
-        super().__init__(f"{pointer}: {detail}")
+        super().__init__(detail)
+        self.pointer = pointer
 
 
 def _read(form: Callable[[dict[str, Any]], Event], item: Any) -> Event | Rejection:
@@ -106,7 +110,7 @@ def _read(form: Callable[[dict[str, Any]], Event], item: Any) -> Event | Rejecti
         return form(item)
     except _Fault as fault:
         event_id = item.get("id")
-        return Rejection(event_id if is_id(event_id) else None, "invalid", str(fault))
+        return Rejection(event_id if is_id(event_id) else None, "invalid", str(fault), fault.pointer)
 
 
 def _simple(item: dict[str, Any]) -> Event:
@@ -158,6 +162,8 @@ def _source(value: Any) -> str:
 def _object(value: Any, pointer: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise _Fault(pointer, "must be a JSON object")
+    if deeper_than(value, _MAX_DEPTH):
+        raise _Fault(pointer, f"must not be nested more than {_MAX_DEPTH} deep")
     return dict(value or {})
 
 
@@ -274,6 +280,7 @@ RESULTS_SCHEMA: Final[dict[str, Any]] = {
                     "status": {"enum": ["accepted", "duplicate", "conflict", "rejected"]},
                     "reason": {"type": "string"},
                     "detail": {"type": "string"},
+                    "pointer": {"type": "string"},
                     "retryable": {"type": "boolean"},
                 },
             },

@@ -78,6 +78,7 @@ class Result:
     status: str
     reason: str | None = None
     detail: str | None = None
+    pointer: str | None = None
     retryable: bool = False
 
 
@@ -114,7 +115,7 @@ def ingest(
     for place, event in enumerate(events):
         count = event if isinstance(event, Rejection) else placed.count(event)
         if isinstance(count, Rejection):
-            results[place] = Result(count.id, "rejected", count.reason, count.detail)
+            results[place] = Result(count.id, "rejected", count.reason, count.detail, count.pointer)
         else:
             counts.setdefault((count.counter.customer, count.counter.feature), []).append((place, count))
     batches = [
@@ -141,10 +142,11 @@ class _Placement:
     def count(self, event: Event) -> Count | Rejection:
         told = event.time or time_of_id(event.id)
         at = told or self._now
+        where = "/time" if event.time else "/id"
         if at < self._now - MAX_AGE:
-            return Rejection(event.id, "too_old", f"/time: lies more than {MAX_AGE.days} days back")
+            return Rejection(event.id, "too_old", f"its time lies more than {MAX_AGE.days} days back", where)
         if at > self._now + MAX_AHEAD:
-            return Rejection(event.id, "in_the_future", "/time: lies more than 5 minutes ahead")
+            return Rejection(event.id, "in_the_future", "its time lies more than 5 minutes ahead", where)
         found = governing(self._subscriptions.get(event.customer, ()), event.feature, at, self._directory)
         if found is None:
             return self._unplaced(event, at)
@@ -158,7 +160,7 @@ class _Placement:
             at=at,
             quantity=event.quantity,
             hash=event_hash(event),
-            digest=event_digest(event, with_time=until is None),
+            digest=event_digest(event, told if until is None else None),
             until=until,
             rate=granted.rate,
         )
@@ -184,7 +186,7 @@ class _Placement:
 
 def _result(event_id: str | None, outcome: Outcome) -> Result:
     if outcome is Outcome.OUT_OF_RANGE:
-        return Result(event_id, "rejected", outcome.value, "/quantity: the usage would have more than 38 digits")
+        return Result(event_id, "rejected", outcome.value, "the usage would have more than 38 digits", "/quantity")
     if outcome is Outcome.UNAVAILABLE:
         return Result(
             event_id, "rejected", outcome.value, "could not be counted in time: send it again", retryable=True
@@ -227,4 +229,6 @@ def _result_to_dict(result: Result) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": result.id, "status": result.status}
     if result.reason:
         shown |= {"reason": result.reason, "detail": result.detail}
+    if result.pointer:
+        shown["pointer"] = result.pointer
     return shown | ({"retryable": True} if result.retryable else {})

@@ -3,7 +3,7 @@
     pk                        sk                              what
     COUNTER#customer#feature  HEAD#subscription#period start  the counter of a period
     COUNTER#customer#feature  PAGE#quarter of an hour         the events seen in it, and their sums
-    COUNTER#customer#feature  PAGE#quarter of an hour#0001    event ids of that page, full and never changed
+    COUNTER#customer#feature  FULL#quarter of an hour#0001    event ids of that page, full and never changed
     COUNTER#customer#feature  RATE                            where the customer stands in a rate limit
     EVENT#hash                MARKER                          an event whose time says nothing was seen
 
@@ -22,7 +22,6 @@ from decimal import Decimal
 from typing import Final
 
 from aws_lambda_powertools.logging import Logger
-from botocore.exceptions import BotoCoreError
 from pynamodb.attributes import (
     BinaryAttribute,
     JSONAttribute,
@@ -31,12 +30,12 @@ from pynamodb.attributes import (
     UTCDateTimeAttribute,
     VersionAttribute,
 )
-from pynamodb.exceptions import PynamoDBException, TransactWriteError
+from pynamodb.exceptions import PynamoDBException
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
-from tollgate.kernel.dynamodb import DecimalAttribute, UsageTable, connect, is_lost_race
-from tollgate.kernel.time import format_time, parse_time
+from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS, DecimalAttribute, UsageTable, connect, is_worth_retrying
+from tollgate.kernel.time import format_time, parse_time, system_clock
 from tollgate.metering.counting import Marker, Page, State, count_batch, split
 from tollgate.metering.model import Batch, CounterId, Outcome, Tally, bucket_of
 from tollgate.metering.rates import RateState
@@ -49,8 +48,8 @@ _FULL_PAGE: Final = 2_000
 _WORKERS: Final = 16
 _PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-_ANSWER_SECONDS: Final = 2.0
 _KEEP_PAGES: Final = timedelta(days=400)
+_KEEP_MARKERS: Final = timedelta(days=30)  # longer than two queues may hold a message, one after the other
 
 logger = Logger(child=True)
 
@@ -119,42 +118,31 @@ class DynamoCounters:
 
     def count(self, batches: Sequence[Batch], now: datetime, time_left: Callable[[], float]) -> list[list[Outcome]]:
         """Count batches side by side, each as often as it takes within the time left."""
-        parts = [(index, places, part) for index, batch in enumerate(batches) for places, part in split(batch)]
-        outcomes = [[Outcome.UNAVAILABLE] * len(batch.counts) for batch in batches]
         connect(UsageTable)
-        by_batch: dict[int, list[tuple[list[int], Batch]]] = {}
-        for index, places, part in parts:
-            by_batch.setdefault(index, []).append((places, part))
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            return list(pool.map(lambda batch: self._count_batch(batch, now, time_left), batches))
 
-        def run(index: int) -> None:
-            # The parts of a batch share a counter: one after the other, or they would race each other.
-            for places, part in by_batch[index]:
-                for place, outcome in zip(places, self._count(part, now, time_left), strict=True):
-                    outcomes[index][place] = outcome
-
-        if len(by_batch) == 1:
-            run(next(iter(by_batch)))
-        else:
-            with ThreadPoolExecutor(_WORKERS) as pool:
-                list(pool.map(run, by_batch))
+    def _count_batch(self, batch: Batch, now: datetime, time_left: Callable[[], float]) -> list[Outcome]:
+        outcomes = [Outcome.UNAVAILABLE] * len(batch.counts)
+        # The parts of a batch share a counter: one after the other, or they would race each other.
+        for places, part in split(batch):
+            for place, outcome in zip(places, self._count(part, now, time_left), strict=True):
+                outcomes[place] = outcome
         return outcomes
 
     def _count(self, batch: Batch, now: datetime, time_left: Callable[[], float]) -> list[Outcome]:
         attempt = 0
-        while time_left() > _ANSWER_SECONDS:
+        while time_left() > LONGEST_CALL_SECONDS + 1:
             try:
                 loaded = _load(batch)
                 state = _state(loaded, batch)
                 outcomes = count_batch(batch, state, now)
                 if Outcome.ACCEPTED in outcomes:
                     _write(batch, loaded, state, now)
-            except TransactWriteError as error:
-                if not is_lost_race(error):
+            except PynamoDBException as error:
+                if not is_worth_retrying(error):
                     logger.exception("a batch could not be counted")
                     break
-            except (PynamoDBException, BotoCoreError):
-                logger.exception("a batch could not be counted")
-                break
             else:
                 return outcomes
             attempt += 1
@@ -182,13 +170,10 @@ class DynamoCounters:
         """What the quarters of an hour in [start, end) hold, in the order of time."""
         connect(UsageTable)
         first, last = _page_sk(bucket_of(start)), _page_sk(end - timedelta(microseconds=1))
-        items = UsageTable.query(
-            _pk(customer, feature), UsageTable.sk.between(first, last + "#~"), consistent_read=True
-        )
+        items = PageItem.query(_pk(customer, feature), PageItem.sk.between(first, last), consistent_read=True)
         return [
-            (parse_time(item.sk.split("#")[1]), counter, tally)
+            (parse_time(item.sk.removeprefix("PAGE#")), counter, tally)
             for item in items
-            if isinstance(item, PageItem)
             for counter, tally in _page_tallies(item, customer, feature).items()
         ]
 
@@ -226,7 +211,7 @@ def _load(batch: Batch) -> _Loaded:
 
 
 def _full_pages(page: PageItem) -> dict[bytes, bytes]:
-    items = FullPageItem.query(page.pk, FullPageItem.sk.startswith(page.sk + "#"), consistent_read=True)
+    items = FullPageItem.query(page.pk, FullPageItem.sk.startswith(_full_sk(page.sk)), consistent_read=True)
     return {event: digest for item in items for event, digest in _ids(item.ids).items()}
 
 
@@ -263,7 +248,7 @@ def _write(batch: Batch, loaded: _Loaded, state: State, now: datetime) -> None:
                     "MARKER",
                     digest=marker.digest,
                     until=marker.until,
-                    ttl=_ttl(marker.until),
+                    ttl=_ttl(max(marker.until, system_clock()) + _KEEP_MARKERS),
                 )
                 free = MarkerItem.pk.does_not_exist() | (MarkerItem.until <= now)
                 transaction.save(made, condition=free)
@@ -289,7 +274,7 @@ def _page_items(
         return [(item, False)]
     item.ids = b""
     item.full_pages += 1
-    full = FullPageItem(pk, f"{item.sk}#{item.full_pages:04d}", ids=ids, ttl=item.ttl)
+    full = FullPageItem(pk, f"{_full_sk(item.sk)}{item.full_pages:04d}", ids=ids, ttl=item.ttl)
     return [(item, False), (full, True)]
 
 
@@ -337,6 +322,10 @@ def _counter_of(head: HeadItem) -> CounterId:
 
 def _page_sk(bucket: datetime) -> str:
     return f"PAGE#{format_time(bucket)}"
+
+
+def _full_sk(page_sk: str) -> str:
+    return f"FULL#{page_sk.removeprefix('PAGE#')}#"
 
 
 def _marker_pk(event: bytes) -> str:

@@ -16,6 +16,8 @@ from tollgate.metering.service import Counters, Directory, governing
 
 __all__ = ["Granularity", "Usage", "read_usage", "usage_to_dict"]
 
+_EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
+_AHEAD: Final = timedelta(days=2)
 _LONGEST: Final = {"day": timedelta(days=366), "hour": timedelta(days=31)}
 
 
@@ -69,14 +71,14 @@ def read_usage(
         total = counters.tallies([current]).get(current, Tally())
         if granularity is Granularity.PERIOD:
             return Usage(customer, feature, period, total, ((period.start, total),))
+        _limit(period, granularity)
         mine = [row for row in counters.buckets(customer, feature, period.start, period.end) if row[1] == current]
         buckets = _rolled_up(mine, subscription, granularity, aggregation)
         return Usage(customer, feature, period, total, buckets)
     asked = _range(start, end, subscription, now)
     if granularity is Granularity.PERIOD:
         return _periods(customer, feature, asked, subscriptions, counters, aggregation)
-    if asked.end - asked.start > _LONGEST[granularity.value]:
-        raise InvalidInput([FieldError("/from", f"is more than {_LONGEST[granularity.value].days} days before `to`")])
+    _limit(asked, granularity)
     whole = Period(
         _floor(asked.start, subscription, granularity),
         _floor(asked.end - timedelta(microseconds=1), subscription, granularity, after=1),
@@ -91,7 +93,15 @@ def _range(start: datetime | None, end: datetime | None, subscription: Subscript
     end = end or now
     if start >= end:
         raise InvalidInput([FieldError("/from", "must lie before `to`")])
+    if start < _EARLIEST or end > now + _AHEAD:
+        raise InvalidInput([FieldError("", "`from` lies in 1970 or later, and `to` at most two days ahead")])
     return Period(start, end)
+
+
+def _limit(period: Period, granularity: Granularity) -> None:
+    longest = _LONGEST[granularity.value]
+    if period.end - period.start > longest + timedelta(hours=2):  # a month may have an hour more, by the clock
+        raise InvalidInput([FieldError("/from", f"at most {longest.days} days by {granularity}: name `from` and `to`")])
 
 
 def _periods(

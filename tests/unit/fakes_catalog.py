@@ -1,0 +1,125 @@
+"""A catalog in memory, held to the same contract as the one in DynamoDB."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.model import Customer, Feature, Plan, Subscription
+
+__all__ = ["MemoryCatalog"]
+
+Thing = TypeVar("Thing")
+
+
+class MemoryCatalog:
+    """The `Catalog`, the `Directory` and the `KeyStore` as dictionaries."""
+
+    def __init__(self) -> None:
+        self._features: dict[str, Feature] = {}
+        self._plans: dict[str, tuple[Plan, ...]] = {}
+        self._customers: dict[str, Customer] = {}
+        self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
+        self._keys: dict[str, ApiKey] = {}
+
+    def feature(self, code: str) -> Feature | None:
+        """The feature."""
+        return self._features.get(code)
+
+    def save_feature(self, feature: Feature) -> bool:
+        """Write a feature, unless what never changes would."""
+        before = self._features.get(feature.code, feature)
+        if (before.type, before.aggregation, before.dedupe) != (feature.type, feature.aggregation, feature.dedupe):
+            return False
+        self._features[feature.code] = feature
+        return True
+
+    def features(self, codes: Iterable[str]) -> dict[str, Feature]:
+        """Those that exist."""
+        return {code: self._features[code] for code in codes if code in self._features}
+
+    def list_features(self, after: str | None, limit: int) -> tuple[list[Feature], str | None]:
+        """A page of features."""
+        return _page(self._features, after, limit)
+
+    def plan(self, code: str, version: int | None = None) -> Plan | None:
+        """A version of a plan; None is the latest."""
+        versions = self._plans.get(code, ())
+        wanted = len(versions) if version is None else version
+        return versions[wanted - 1] if 1 <= wanted <= len(versions) else None
+
+    def add_plan_version(self, plan: Plan) -> bool:
+        """Write a version, if it is the next."""
+        versions = self._plans.get(plan.code, ())
+        if plan.version != len(versions) + 1:
+            return False
+        self._plans[plan.code] = (*versions, plan)
+        return True
+
+    def list_plans(self, after: str | None, limit: int) -> tuple[list[Plan], str | None]:
+        """A page of plans, each in its latest version."""
+        return _page({code: versions[-1] for code, versions in self._plans.items()}, after, limit)
+
+    def customer(self, customer_id: str) -> Customer | None:
+        """The customer."""
+        return self._customers.get(customer_id)
+
+    def customers(self, customer_ids: Iterable[str]) -> dict[str, Customer]:
+        """Those that exist."""
+        return {one: self._customers[one] for one in customer_ids if one in self._customers}
+
+    def save_customer(self, customer: Customer) -> None:
+        """Write a customer."""
+        self._customers[customer.id] = customer
+
+    def list_customers(self, after: str | None, limit: int) -> tuple[list[Customer], str | None]:
+        """A page of customers."""
+        return _page(self._customers, after, limit)
+
+    def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
+        """All subscriptions of a customer."""
+        return self._subscriptions.get(customer_id, ())
+
+    def subscriptions_of(self, customer_ids: Iterable[str]) -> dict[str, tuple[Subscription, ...]]:
+        """The same for many; customers with none are left out."""
+        return {one: self._subscriptions[one] for one in customer_ids if one in self._subscriptions}
+
+    def subscription(self, subscription_id: str) -> Subscription | None:
+        """The subscription."""
+        every = (one for subscriptions in self._subscriptions.values() for one in subscriptions)
+        return next((one for one in every if one.id == subscription_id), None)
+
+    def add_subscription(self, subscription: Subscription) -> bool:
+        """Write a new subscription, if its id is free."""
+        if self.subscription(subscription.id):
+            return False
+        self._subscriptions[subscription.customer] = (*self.subscriptions(subscription.customer), subscription)
+        return True
+
+    def add_customers(self, newcomers: Sequence[tuple[Customer, Subscription]]) -> int:
+        """Write customers that have no subscription with their first; how many were written."""
+        new = [(customer, first) for customer, first in newcomers if not self.subscriptions(customer.id)]
+        for customer, first in new:
+            self._customers[customer.id] = customer
+            self._subscriptions[customer.id] = (first,)
+        return len(new)
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """The key."""
+        return self._keys.get(key_id)
+
+    def add_key(self, key: ApiKey) -> bool:
+        """Write a new key, if its id is free."""
+        return self._keys.setdefault(key.id, key) is key
+
+    def delete_key(self, key_id: str) -> bool:
+        """Delete a key; False when there is none."""
+        return self._keys.pop(key_id, None) is not None
+
+    def list_keys(self, after: str | None, limit: int) -> tuple[list[ApiKey], str | None]:
+        """A page of keys."""
+        return _page(self._keys, after, limit)
+
+
+def _page(things: Mapping[str, Thing], after: str | None, limit: int) -> tuple[list[Thing], str | None]:
+    names = sorted(name for name in things if after is None or name > after)
+    return [things[name] for name in names[:limit]], names[limit - 1] if len(names) > limit else None
