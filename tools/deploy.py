@@ -47,12 +47,10 @@ class Deployment:
     Attributes:
         api_url: the API, with no slash at its end.
         resources: physical ids by logical id: table names, queue URLs, topic ARNs.
-        outputs: the outputs of the stack.
     """
 
     api_url: str
     resources: Mapping[str, str]
-    outputs: Mapping[str, str]
 
 
 def aws_arguments(endpoint_url: str) -> dict[str, Any]:
@@ -124,13 +122,11 @@ def _open_api(endpoint_url: str) -> Deployment:
     text: Any = client.get_template(StackName=STACK_NAME, TemplateStage="Processed")["TemplateBody"]
     template = json.loads(text) if isinstance(text, str) else text
     import_routes(boto3.client("apigatewayv2", **aws_arguments(endpoint_url)), template, resources)
-    outputs = client.describe_stacks(StackName=STACK_NAME)["Stacks"][0].get("Outputs", [])
     port = endpoint_url.rpartition(":")[2]
     return Deployment(
         # No stage in it: MiniStack takes what is not the name of a stage as a path in the stage $default.
         api_url=f"http://localhost:{port}/_aws/execute-api/{resources['HttpApi']}",
         resources=resources,
-        outputs={each["OutputKey"]: each["OutputValue"] for each in outputs},
     )
 
 
