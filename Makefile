@@ -32,7 +32,7 @@ openapi:  ## write openapi.json from the routes
 
 test:  ## all tests; ARGS="-m 'not stack' -k tiers" goes to pytest
 	$(BOOTSTRAP) dev ministack sam
-	$(IN)pytest $(ARGS)
+	$(IN)pytest -n 2 --dist loadgroup $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

@@ -10,8 +10,9 @@ from tests.conftest import create_tables
 
 
 @pytest.fixture
-def tables() -> Iterator[None]:
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All tables exist and are empty while the test runs."""
+    monkeypatch.setattr("tollgate.metering.store._WORKERS", 1)  # moto is not thread-safe
     with mock_aws():
         create_tables(boto3.client("dynamodb"))
         yield

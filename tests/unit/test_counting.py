@@ -13,6 +13,7 @@ from tests.unit.fakes_metering import FakeCounters
 from tollgate.catalog.model import Aggregation, Rate
 from tollgate.metering.counting import MAX_ITEMS, split
 from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally, bucket_of
+from tollgate.metering.rates import use
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
@@ -186,6 +187,15 @@ def test_a_rate_window_of_more_digits_than_the_database_keeps_is_refused() -> No
     quantities = ["9" * 20, "0.000000000000000001", "1"]
     sent = [replace(count(n, quantity), rate=rate) for n, quantity in enumerate(quantities)]
     assert send(counters, sent, Aggregation.LATEST) == [Outcome.ACCEPTED, Outcome.ACCEPTED, Outcome.OUT_OF_RANGE]
+
+
+def test_an_event_ahead_of_the_clock_uses_up_the_present_window() -> None:
+    """Were it counted in the next one, those of the present would be forgotten."""
+    rate = Rate(Decimal(10), 60)
+    ahead = replace(count(1), at=NOW + timedelta(minutes=4), rate=rate)
+    counters = FakeCounters()
+    send(counters, [ahead, *(replace(count(n), at=NOW, rate=rate) for n in range(2, 12))])
+    assert use(counters.rate("ada", "requests"), rate, NOW).used == 11
 
 
 def test_a_late_event_under_an_older_rate_does_not_open_the_present_window() -> None:

@@ -187,6 +187,14 @@ def test_the_same_event_with_its_numbers_written_otherwise_is_a_duplicate() -> N
     assert [result.status for result in again] == ["duplicate", "conflict"]
 
 
+def test_quantities_that_differ_in_their_last_digit_are_two_bodies() -> None:
+    """38 digits tell them apart."""
+    desk = Desk()
+    desk.send(event(quantity=Decimal("12345678901234567890.123456789012345678")))
+    (again,) = desk.send(event(quantity=Decimal("12345678901234567890.123456789012345679")))
+    assert again.status == "conflict"
+
+
 def test_customers_and_features_do_not_share_ids() -> None:
     """The same id for another feature is another event."""
     results = Desk().send(event("e1"), event("e1", feature="orders"), event("e1", feature="seats"))

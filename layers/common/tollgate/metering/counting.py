@@ -98,7 +98,7 @@ def _count(count: Count, batch: Batch, state: State, now: datetime) -> Outcome:
     try:
         total = state.tallies.get(count.counter, Tally()).add(count, batch.aggregation)
         in_page = page.tallies.get(count.counter, Tally()).add(count, batch.aggregation)
-        rate = record(state.rate, count.rate, count.at, used) if count.rate else state.rate
+        rate = record(state.rate, count.rate, min(count.at, now), used) if count.rate else state.rate
     except OverflowError:
         return Outcome.OUT_OF_RANGE
     state.rate = rate

@@ -164,7 +164,7 @@ def event_hash(event: Event) -> bytes:
 
 def event_digest(event: Event, time: datetime | None) -> bytes:
     """4 bytes that tell an event from another one with the same id: over quantity, properties and time."""
-    body = repr((event.quantity.normalize(), time, _canonical(event.properties)))
+    body = repr((EXACT.normalize(event.quantity), time, _canonical(event.properties)))
     return hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=4).digest()
 
 
