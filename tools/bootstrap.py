@@ -174,6 +174,7 @@ def _run(command: "list[str]") -> None:
     """Run a command; its output goes to the log, and is shown if it fails."""
     environment = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_NO_PROGRESS="1")
     environment.setdefault("UV_HTTP_TIMEOUT", "120")
+    environment.setdefault("UV_SYSTEM_CERTS", "1")  # as pip: those that the machine trusts
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

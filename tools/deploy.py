@@ -162,11 +162,15 @@ def _parameters() -> list[str]:
 
 def _build_environment(python_version: str, architecture: str) -> dict[str, str]:
     """Add what layers/common/Makefile reads."""
-    return aws_environment() | {
-        "TOLLGATE_UV": str(ROOT / ".venv" / "bin" / "uv"),
-        "TOLLGATE_PYTHON_VERSION": python_version,
-        "TOLLGATE_ARCHITECTURE": architecture,
-    }
+    return (
+        {"UV_SYSTEM_CERTS": "1"}
+        | aws_environment()
+        | {
+            "TOLLGATE_UV": str(ROOT / ".venv" / "bin" / "uv"),
+            "TOLLGATE_PYTHON_VERSION": python_version,
+            "TOLLGATE_ARCHITECTURE": architecture,
+        }
+    )
 
 
 def _sam(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
