@@ -10,6 +10,7 @@ from tools.demo import client
 from tools.local import Stack, local_stack
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder needs the stack: one worker runs them all."""
     for item in items:
