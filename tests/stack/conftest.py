@@ -10,13 +10,11 @@ from tools.demo import client
 from tools.local import Stack, local_stack
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Every test of this folder needs the stack: one worker runs them all."""
-    for item in items:
-        if "/stack/" in item.nodeid:
-            item.add_marker(pytest.mark.stack)
-            item.add_marker(pytest.mark.xdist_group("stack"))
+    if "/stack/" in item.nodeid:
+        item.add_marker(pytest.mark.stack)
+        item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @pytest.fixture(scope="session")
