@@ -30,9 +30,14 @@ openapi:  ## write openapi.json from the routes
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.openapi
 
-test:  ## all tests; ARGS="-m 'not stack' -k tiers" goes to pytest
+test:  ## all tests; ARGS="tests/unit -k tiers" goes to pytest instead
 	$(BOOTSTRAP) dev ministack sam
-	$(IN)pytest -n 2 --dist loadgroup $(ARGS)
+ifdef ARGS
+	$(IN)pytest $(ARGS)
+else
+	$(IN)pytest -n 2 -m "not stack"
+	$(IN)pytest -m stack
+endif
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

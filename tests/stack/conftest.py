@@ -11,10 +11,9 @@ from tools.local import Stack, local_stack
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Every test of this folder needs the stack: one worker runs them all."""
+    """Every test of this folder needs the stack."""
     if "/stack/" in item.nodeid:
         item.add_marker(pytest.mark.stack)
-        item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @pytest.fixture(scope="session")
