@@ -261,8 +261,8 @@ def _show_bills(console: Console, api: httpx.Client, customers: Sequence[str]) -
 def _line(line: dict[str, str]) -> str:
     if line["kind"] == "included":
         return f"{line['quantity']} included"
-    counted = f"{line['quantity']} packages" if line["kind"] == "package" else line["quantity"]
-    return f"{counted} x {line['unit_price']}"
+    packages = {"1": " package"}.get(line["quantity"], " packages") if line["kind"] == "package" else ""
+    return f"{line['quantity']}{packages} x {line['unit_price']}"
 
 
 def _show_answers(console: Console, api: httpx.Client, customers: Sequence[str]) -> None:
