@@ -6,17 +6,24 @@ scopes and answer 401 and 403 as problem documents, which API Gateway itself can
 
 from typing import Any
 
+from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from pynamodb.exceptions import PynamoDBException
 
 from tollgate.catalog.keys import KeyRing
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.time import system_clock
 
+logger = Logger()
 keys = KeyRing(DynamoCatalog(), system_clock)
 
 
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Entry point of the Lambda function: a simple response of payload format 2.0."""
-    key = keys.find(event.get("headers", {}).get("authorization"))
+    try:
+        key = keys.find(event.get("headers", {}).get("authorization"))
+    except PynamoDBException:
+        logger.exception("the key could not be read")
+        return {"isAuthorized": True, "context": {"unavailable": "true"}}
     context = {"key_id": key.id, "scopes": " ".join(key.scopes)} if key else {}
     return {"isAuthorized": True, "context": context}

@@ -160,7 +160,7 @@ def get_customer(customer: Name) -> Response[str]:
     responses=answers(schema.SubscriptionView, "The subscription; a repeated request gets the same", 201),
 )
 def create_subscription(body: schema.SubscriptionBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
-    """Takes an `id` of yours or an Idempotency-Key, so that it is safe to send again."""
+    """Takes an `id` of yours or an Idempotency-Key, not both, so that it is safe to send again."""
     made = service.subscribe(
         catalog,
         customer=body.customer,
@@ -254,10 +254,10 @@ def get_api_key(key: Name) -> Response[str]:
     "/v1/api-keys/<key>",
     scope="admin",
     summary="Revoke an API key",
-    responses={204: {"description": "Revoked; a warm authorizer may know it for 30 seconds more", "content": {}}},
+    responses={204: {"description": "Revoked; a warm authorizer may know it for 5 seconds more", "content": {}}},
 )
 def delete_api_key(key: Name) -> Response[str]:
-    """In force at once, or after the 30 seconds for which a warm authorizer may know it."""
+    """In force at once, or after the 5 seconds for which a warm authorizer may know it."""
     if not catalog.delete_key(key):
         raise NotFound(f"There is no API key {key}.")
     return Response(204, body="")

@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tollgate.api.app import App, json_response
 from tollgate.api.documents import answers
@@ -56,13 +57,17 @@ sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
     openapi_extensions=EVENTS_SCHEMA,
 )
 def post_events() -> Response[str]:
-    """One bad event never fails its neighbours, and the whole request is always safe to send again."""
+    """One bad event never fails its neighbours, and the whole request is always safe to send again.
+
+    An event is known by its source and id together with its time, to the quarter of an hour: the same again is a
+    duplicate, the same id with another quantity, time or properties in that quarter a conflict.
+    """
     headers = app.current_event.headers
     events = read_events(app.body(), headers)
     preferences = {preference.strip().lower() for preference in headers.get("prefer", "").split(",")}
     if "respond-async" in preferences:
         for message in messages(events, system_clock()):
-            sqs.send_message(QueueUrl=os.environ["EVENTS_QUEUE_URL"], MessageBody=message)
+            enqueue(message)
         return json_response({"queued": len(events)}, 202, {"Preference-Applied": "respond-async"})
     results = ingest(
         events,
@@ -103,6 +108,15 @@ def get_usage(customer: str) -> Response[str]:
         granularity=Granularity(granularity),
     )
     return json_response(usage_to_dict(usage))
+
+
+def enqueue(message: str) -> None:
+    """Put a message into the events queue; should a later one fail, the whole request may be sent again."""
+    try:
+        sqs.send_message(QueueUrl=os.environ["EVENTS_QUEUE_URL"], MessageBody=message)
+    except (BotoCoreError, ClientError):
+        logger.exception("a message could not be queued")
+        raise Unavailable("The events could not be queued; send the request again.") from None
 
 
 def instant(query: dict[str, str], name: str) -> datetime | None:

@@ -8,7 +8,7 @@ documents like all others. A route with no scope must be named open, and nothing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tollgate.kernel.errors import Forbidden, Unauthenticated
+from tollgate.kernel.errors import Forbidden, Unauthenticated, Unavailable
 
 __all__ = ["SECURITY_SCHEME", "Caller", "caller_of", "require"]
 
@@ -29,8 +29,11 @@ def caller_of(event: dict[str, Any]) -> Caller:
 
     Raises:
         Unauthenticated: it vouches for none.
+        Unavailable: it could not find out.
     """
     context = event.get("requestContext", {}).get("authorizer", {}).get("lambda") or {}
+    if context.get("unavailable"):
+        raise Unavailable("The API keys cannot be read now; send the request again.")
     key_id = context.get("key_id")
     if not key_id:
         raise Unauthenticated("Send a known API key as `Authorization: Bearer <api key>`.")

@@ -33,7 +33,7 @@ Scope = Literal[
 """What a key may do; admin is everything."""
 
 SCOPES: Final[tuple[str, ...]] = get_args(Scope)
-CACHE_SECONDS: Final = 30
+CACHE_SECONDS: Final = 5
 """How long a warm authorizer trusts what it read: the longest that a deleted key goes on working."""
 
 _MAX_CACHED: Final = 1_000

@@ -258,7 +258,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             "interval": plan.billing_period.interval.value,
             "count": plan.billing_period.count,
         },
-        "base_price": f"{plan.base_price:f}",  # as it was sent: "20.00" stays,
+        "base_price": f"{plan.base_price:f}",  # keeps the digits it was sent with,
         "trial_days": plan.trial_days,
         "grace_days": plan.grace_days,
         "features": [_granted_to_dict(granted) for granted in plan.features],

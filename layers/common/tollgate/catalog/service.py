@@ -37,7 +37,7 @@ __all__ = [
 
 Thing = TypeVar("Thing")
 
-_TRIES: Final = 5
+_TRIES: Final = 20
 _MAX_SUBSCRIPTIONS: Final = 100
 _MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
 _CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -182,6 +182,8 @@ def subscribe(
     """
     request = [customer, plan, starts_at.isoformat() if starts_at else None, trial_days]
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()
+    if subscription_id is not None and idempotency_key is not None:
+        raise InvalidInput([FieldError("/id", "give an id or an Idempotency-Key, not both: either names the request")])
     if subscription_id is None:
         subscription_id = derived_id("sub", idempotency_key) if idempotency_key else new_id("sub")
     for _ in range(_TRIES):
@@ -234,7 +236,7 @@ def _subscription(
     starts_at: datetime | None,
     trial_days: int | None,
 ) -> Subscription:
-    start = starts_at or now
+    start = starts_at or now.replace(microsecond=0)  # events tell their time to the second
     days = chosen.trial_days if trial_days is None else trial_days
     return Subscription(
         id=subscription_id,

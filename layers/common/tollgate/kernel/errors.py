@@ -114,7 +114,7 @@ class InvalidInput(TollgateError):
     status, slug, title = 422, "invalid-input", "Invalid input"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{e.pointer or '/'}: {e.detail}" for e in errors[:3]))
+        super().__init__("; ".join(f"{e.pointer or 'body'}: {e.detail}" for e in errors[:3]))
         self.errors = tuple(errors)
 
 

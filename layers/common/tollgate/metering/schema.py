@@ -110,7 +110,7 @@ def _read(form: Callable[[dict[str, Any]], Event], item: Any) -> Event | Rejecti
         return form(item)
     except _Fault as fault:
         event_id = item.get("id")
-        return Rejection(event_id if is_id(event_id) else None, "invalid", str(fault), fault.pointer)
+        return Rejection(event_id[:128] if isinstance(event_id, str) else None, "invalid", str(fault), fault.pointer)
 
 
 def _simple(item: dict[str, Any]) -> Event:

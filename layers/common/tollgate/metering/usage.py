@@ -17,7 +17,7 @@ from tollgate.metering.service import Counters, Directory, governing
 __all__ = ["Granularity", "Usage", "read_usage", "usage_to_dict"]
 
 _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
-_AHEAD: Final = timedelta(days=2)
+_LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
 _LONGEST: Final = {"day": timedelta(days=366), "hour": timedelta(days=31)}
 
 
@@ -77,7 +77,11 @@ def read_usage(
         return Usage(customer, feature, period, total, buckets)
     asked = _range(start, end, subscription, now)
     if granularity is Granularity.PERIOD:
-        return _periods(customer, feature, asked, subscriptions, counters, aggregation)
+        whole = Period(
+            min(asked.start, subscription.period(asked.start).start),
+            subscription.period(asked.end - timedelta(microseconds=1)).end,
+        )
+        return _periods(customer, feature, whole, subscriptions, counters, aggregation)
     _limit(asked, granularity)
     whole = Period(
         _floor(asked.start, subscription, granularity),
@@ -93,8 +97,10 @@ def _range(start: datetime | None, end: datetime | None, subscription: Subscript
     end = end or now
     if start >= end:
         raise InvalidInput([FieldError("/from", "must lie before `to`")])
-    if start < _EARLIEST or end > now + _AHEAD:
-        raise InvalidInput([FieldError("", "`from` lies in 1970 or later, and `to` at most two days ahead")])
+    if start < _EARLIEST:
+        raise InvalidInput([FieldError("/from", "must lie in 1970 or later")])
+    if end > _LATEST:
+        raise InvalidInput([FieldError("/to", "must lie before the year 9990")])
     return Period(start, end)
 
 
