@@ -5,6 +5,7 @@ their times shifted so that the last one lies at the time of loading. `python -m
 again into the stack that `make run` has started: the same events, so all of them are duplicates.
 """
 
+import argparse
 import csv
 import itertools
 import json
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tools import ROOT, ToolError
+from tools import LOCAL, ROOT, ToolError
 from tools.local import Stack, running_stack
 from tools.ministack import aws_environment
 
@@ -288,8 +289,10 @@ def _show_answers(console: Console, api: httpx.Client, customers: Sequence[str])
 
 def main() -> int:
     """Replay into the running stack."""
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Replay into the running stack.")
+    parser.add_argument("--state", type=Path, default=LOCAL, help="folder of its stack.json (.local)")
     try:
-        load(running_stack())
+        load(running_stack(parser.parse_args().state))
     except (ToolError, httpx.HTTPError) as error:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1

@@ -30,7 +30,7 @@ from tools.ministack import DEFAULT_PORT, REGION, aws_environment, ministack, po
 
 __all__ = ["Stack", "local_stack", "running_stack"]
 
-STACK_FILE = LOCAL / "stack.json"
+STACK_FILE = "stack.json"
 
 Step = Callable[[str], AbstractContextManager[Any]]
 
@@ -103,15 +103,16 @@ def local_stack(
         )
 
 
-def running_stack() -> Stack:
-    """Find the stack that `make run` has started, by .local/stack.json.
+def running_stack(state: Path = LOCAL) -> Stack:
+    """Find the stack that `make run` has started, by its stack.json.
 
     Raises:
         ToolError: there is none.
     """
-    if not STACK_FILE.exists():
+    file = state / STACK_FILE
+    if not file.exists():
         raise ToolError("no stack is running: start one with `make run`, in another terminal")
-    known = json.loads(STACK_FILE.read_text(encoding="utf-8"))
+    known = json.loads(file.read_text(encoding="utf-8"))
     return Stack(
         api_url=known["api_url"],
         api_key=known["api_key"],
@@ -147,8 +148,8 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _stack_file(stack: Stack) -> Iterator[None]:
-    """Say in .local/stack.json how to reach the stack, as long as it is up."""
+def _stack_file(stack: Stack, file: Path) -> Iterator[None]:
+    """Say in stack.json how to reach the stack, as long as it is up."""
     content = {
         "api_url": stack.api_url,
         "api_key": stack.api_key,
@@ -156,22 +157,24 @@ def _stack_file(stack: Stack) -> Iterator[None]:
         "region": stack.region,
         "stack_name": stack.stack_name,
     }
-    draft = STACK_FILE.with_suffix(".new")
+    draft = file.with_suffix(".new")
     draft.touch(mode=0o600)
     draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    draft.replace(STACK_FILE)
+    draft.replace(file)
     try:
         yield
     finally:
-        STACK_FILE.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
-def _run(mode: str, port: int, console: Console) -> None:
+def _run(mode: str, port: int, state: Path, console: Console) -> None:
     """Do what the command says, and leave nothing running."""
     progress = _Progress(console)
-    STACK_FILE.unlink(missing_ok=True)  # of a run that was killed
-    stack_up = local_stack(port, LOCAL / "build" / "run", LOCAL / "ministack.log", progress)
-    with stack_up as stack, _stack_file(stack):
+    state.mkdir(parents=True, exist_ok=True)
+    file = state / STACK_FILE
+    file.unlink(missing_ok=True)  # of a run that was killed
+    stack_up = local_stack(port, state / "build" / "run", state / "ministack.log", progress)
+    with stack_up as stack, _stack_file(stack, file):
         if mode != "stack":
             from tools.demo import load
 
@@ -206,12 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.local", description="Run Tollgate on this machine.")
     parser.add_argument("mode", choices=["run", "demo", "stack"], help="what to do once the stack is up")
     parser.add_argument("--port", type=int, help=f"of the local AWS (TOLLGATE_PORT, else {DEFAULT_PORT}; 0: any)")
+    parser.add_argument("--state", type=Path, default=LOCAL, help="folder of stack.json, builds and logs (.local)")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     console = Console(soft_wrap=not sys.stdout.isatty())
     try:
-        _run(options.mode, port_from_environment() if options.port is None else options.port, console)
+        _run(options.mode, port_from_environment() if options.port is None else options.port, options.state, console)
     except ToolError as error:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import copy
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -127,12 +128,20 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
         "/v1/customers/{customer}/entitlements": "/v1/customers/ada/entitlements",
         "/v1/customers/{customer}/entitlements/{feature}": "/v1/customers/ada/entitlements/contract-calls",
         "/v1/api-keys": "/v1/api-keys",
+        "/v1/api-keys/{key}": f"/v1/api-keys/{api.get('/v1/api-keys').json()['items'][0]['id']}",
         "/healthz": "/healthz",
     }
     for path, url in routes.items():
         content = openapi["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         schema = content | {"components": openapi["components"]}
         jsonschema.validate(api.get(url).raise_for_status().json(), schema)
+    json_gets = {
+        path
+        for path, methods in openapi["paths"].items()
+        if "application/json"
+        in methods.get("get", {"responses": {"200": {"content": {}}}})["responses"]["200"]["content"]
+    }
+    assert json_gets == {*routes, "/v1/openapi.json"}
 
 
 def test_lists_are_paged_by_cursors_that_cannot_be_forged(api: httpx.Client) -> None:
@@ -205,7 +214,36 @@ def test_a_trial_is_a_period_of_its_own(api: httpx.Client) -> None:
     made = api.post("/v1/subscriptions", json=body).raise_for_status().json()
     assert made["status"] == "trialing"
     assert made["current_period"]["end"] == made["trial_ends_at"]
-    assert check(api, "contract-calls").json()["allowed"] is True
+    answer = api.get("/v1/customers/trial/entitlements/contract-calls").json()
+    assert (answer["allowed"], answer["resets_at"]) == (True, made["trial_ends_at"])
+
+
+def test_an_event_of_this_second_counts_in_a_subscription_of_this_second(api: httpx.Client) -> None:
+    """Times written to the second lie at the start, not before it."""
+    api.put("/v1/customers/fresh", json={}).raise_for_status()
+    body = {"id": "fresh", "customer": "fresh", "plan": "contract"}
+    made = api.post("/v1/subscriptions", json=body).raise_for_status().json()
+    event = {"id": "fresh-1", "customer": "fresh", "feature": "contract-calls", "time": made["starts_at"]}
+    assert api.post("/v1/events", json=event).json()["accepted"] == 1
+    assert "." not in made["starts_at"]
+
+
+def test_the_current_period_can_be_asked_for_by_its_own_bounds(api: httpx.Client) -> None:
+    """By period the same as without bounds."""
+    period = api.get("/v1/subscriptions/sub-ada").json()["current_period"]
+    bounds = {"feature": "contract-calls", "from": period["start"], "to": period["end"]}
+    answer = api.get("/v1/customers/ada/usage", params=bounds).raise_for_status().json()
+    assert answer["period"] == period
+    for granularity in ("day", "hour"):
+        finer = api.get("/v1/customers/ada/usage", params=bounds | {"granularity": granularity}).raise_for_status()
+        assert finer.json()["quantity"] == answer["quantity"]
+
+
+def test_an_id_and_an_idempotency_key_are_not_given_both(api: httpx.Client) -> None:
+    """Either names the request; with both, one of them would be ignored."""
+    body = {"id": "both", "customer": "ada", "plan": "contract"}
+    assert pointers(api.post("/v1/subscriptions", json=body, headers={"Idempotency-Key": "both"})) == ["/id"]
+    assert api.get("/v1/subscriptions/both").status_code == 404
 
 
 def change(path: str, value: Any) -> dict[str, Any]:
@@ -289,7 +327,7 @@ def test_a_bad_feature_or_customer_is_refused_with_a_pointer_and_nothing_is_stor
 ) -> None:
     """The same for what else is written by PUT."""
     assert pointers(api.put(url, json=body)) == [pointer]
-    assert api.get(url).status_code in {404, 422}
+    assert api.get(url).status_code == (422 if pointer == "/code" else 404)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +400,7 @@ def test_one_bad_event_never_fails_its_neighbours(api: httpx.Client) -> None:
     """A result per event, in request order."""
     time = datetime.now(UTC).isoformat()
     good = {"customer": "ada", "feature": "contract-calls", "time": time}
+    before = api.get("/v1/customers/ada/usage?feature=contract-calls").json()
     answer = api.post(
         "/v1/events",
         json=[
@@ -391,3 +430,6 @@ def test_one_bad_event_never_fails_its_neighbours(api: httpx.Client) -> None:
         "conflict": 1,
         "rejected": 3,
     }
+    after = api.get("/v1/customers/ada/usage?feature=contract-calls").json()
+    assert after["events"] == before["events"] + 2
+    assert Decimal(after["quantity"]) == Decimal(before["quantity"]) + 2

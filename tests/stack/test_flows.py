@@ -113,7 +113,7 @@ def test_an_event_of_the_queue_that_cannot_count_becomes_an_error_that_raises_th
             break
     assert swept["unresolved"] == 1
     notice = next(received(stack, operations))
-    assert "1" in notice["Subject"]
+    assert notice["Subject"] == "Tollgate dev: 1 unresolved"
     assert "validation_error" in notice["Message"]
     report = document(notice)
     assert report["total"] == 1
@@ -124,6 +124,6 @@ def test_an_event_of_the_queue_that_cannot_count_becomes_an_error_that_raises_th
 def test_the_daily_report_is_sent_even_when_nothing_is_wrong(stack: Stack, operations: str) -> None:
     """Silence would not tell a quiet day from a broken report."""
     invoke(stack, "ErrorReportFunction", {"source": "daily"})
-    notice = next(received(stack, operations))
-    assert notice["Subject"]
+    notice = next(one for one in received(stack, operations) if "daily" in one["Message"])
+    assert notice["Message"].startswith("Tollgate dev. The daily report.")
     assert document(notice)["generated_at"]

@@ -2,9 +2,11 @@
 
 import ast
 import csv
+import socket
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tollgate.catalog.model import FeatureType
-from tools import ToolError, bootstrap
+from tools import ToolError, bootstrap, local
 from tools.demo import DATA, FEATURES, PLAN, cloud_events, read_requests
 from tools.routes import Route, routes_of
 
@@ -153,3 +155,27 @@ def test_an_event_keeps_its_id_customer_and_shifted_time() -> None:
     first = next(cloud_events(read_requests()[:1], timedelta(days=1)))
     assert (first["id"], first["source"], first["subject"]) == ("req-00001", "/web/log", "cust-0001")
     assert first["time"] == "2015-05-18T10:05:03+00:00"
+
+
+def test_a_busy_port_is_one_line_that_says_how_to_choose_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert local.main(["stack", "--port", str(port)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tollgate: port {port} cannot be had")
+    assert "TOLLGATE_PORT=" in line
+
+
+def test_a_port_that_is_none_and_a_replay_into_nothing_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line each."""
+    monkeypatch.setenv("TOLLGATE_PORT", "web")
+    assert local.main(["stack", "--state", str(tmp_path)]) == 1
+    with pytest.raises(ToolError, match="make run"):
+        local.running_stack(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "tollgate: TOLLGATE_PORT is 'web'; it must be a port, such as 4566"
