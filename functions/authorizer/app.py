@@ -8,10 +8,10 @@ from typing import Any
 
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pynamodb.exceptions import PynamoDBException
 
 from tollgate.catalog.keys import KeyRing
 from tollgate.catalog.store import DynamoCatalog
+from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.time import system_clock
 
 logger = Logger()
@@ -22,7 +22,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Entry point of the Lambda function: a simple response of payload format 2.0."""
     try:
         key = keys.find(event.get("headers", {}).get("authorization"))
-    except PynamoDBException:
+    except Unavailable:
         logger.exception("the key could not be read")
         return {"isAuthorized": True, "context": {"unavailable": "true"}}
     context = {"key_id": key.id, "scopes": " ".join(key.scopes)} if key else {}

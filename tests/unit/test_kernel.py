@@ -346,7 +346,7 @@ def test_invalid_input_says_its_first_faults_and_keeps_them_all() -> None:
     """The detail stays short however many faults there are; the whole body is written as a slash."""
     faults = [FieldError("", "is empty"), *(FieldError(f"/tiers/{index}", "is bad") for index in range(100))]
     error = InvalidInput(faults)
-    assert error.detail == "/: is empty; /tiers/0: is bad; /tiers/1: is bad"
+    assert error.detail == "body: is empty; /tiers/0: is bad; /tiers/1: is bad"
     assert error.errors == tuple(faults)
 
 

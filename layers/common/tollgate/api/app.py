@@ -88,6 +88,8 @@ class App(APIGatewayHttpResolver):
         return str(self.current_event.raw_event.get("requestContext", {}).get("requestId", ""))
 
     def _tell(self, error: TollgateError) -> Response[str]:
+        if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.error("unavailable", exc_info=error)
         return problem(error, self._request_id())
 
     def _tell_not_found(self, _: NotFoundError) -> Response[str]:

@@ -27,7 +27,7 @@ from pynamodb.attributes import (
     UTCDateTimeAttribute,
     VersionAttribute,
 )
-from pynamodb.exceptions import DeleteError, PutError, TransactWriteError
+from pynamodb.exceptions import DeleteError, GetError, PutError, TransactWriteError
 from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
@@ -47,6 +47,7 @@ from tollgate.catalog.model import (
     subscription_to_dict,
 )
 from tollgate.kernel.dynamodb import CatalogTable, UsageTable, connect, is_lost_race
+from tollgate.kernel.errors import Unavailable
 
 __all__ = ["DynamoCatalog", "cursor_secret"]
 
@@ -295,6 +296,8 @@ def _get(model: type[_Item], pk: str, sk: str) -> _Item | None:
         return model.get(pk, sk, consistent_read=True)
     except model.DoesNotExist:
         return None
+    except GetError as error:
+        raise Unavailable("The database cannot be read now; send the request again.") from error
 
 
 def _put(item: Model, condition: Condition) -> bool:
