@@ -40,7 +40,7 @@ SKIPPED_A_DAY = ["Pacific/Apia", "Pacific/Kwajalein", "Pacific/Kiritimati"]
 ZONES = st.sampled_from(ORDINARY_ZONES + SKIPPED_A_DAY)
 INTERVALS = st.sampled_from(Interval)
 COUNTS = st.integers(1, 14)
-INSTANTS = st.datetimes(datetime(1990, 1, 1), datetime(2037, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
+INSTANTS = st.datetimes(datetime(1990, 1, 1), datetime(2037, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001  bounds of a strategy
 MOMENT = timedelta(microseconds=1)
 
 
@@ -92,7 +92,7 @@ def test_a_period_starts_at_the_wall_clock_time_of_the_anchor(
 
 
 @given(
-    st.dates(datetime(1990, 1, 1).date(), datetime(2037, 12, 31).date()),  # noqa: DTZ001
+    st.dates(datetime(1990, 1, 1).date(), datetime(2037, 12, 31).date()),  # noqa: DTZ001  bounds of a strategy
     st.sampled_from(ORDINARY_ZONES),
     COUNTS,
     INSTANTS,
@@ -260,7 +260,7 @@ def test_a_far_period_is_estimated_and_not_walked_to(interval: Interval, monkeyp
     def counted(**units: int) -> relativedelta:
         nonlocal additions
         additions += 1
-        return relativedelta(**units)  # type: ignore[arg-type]
+        return relativedelta(**units)  # type: ignore[arg-type]  # a dict of any of its units
 
     monkeypatch.setattr(periods, "relativedelta", counted)
     period_at(at("1970-01-31T00:00Z"), "Europe/Berlin", interval, 1, at("9000-02-28T22:59:59Z"))

@@ -64,7 +64,7 @@ def succeeds(arguments: Mapping[str, Any], key: str) -> None:
 def fails(error: Exception) -> Run:
     """An operation that fails."""
 
-    def run(arguments: Mapping[str, Any], key: str) -> None:  # noqa: ARG001
+    def run(arguments: Mapping[str, Any], key: str) -> None:  # noqa: ARG001  an operation takes both
         raise error
 
     return run

@@ -50,7 +50,7 @@ class App(APIGatewayHttpResolver):
                 OpenAPIRequestValidationMiddleware,
             )
 
-            self.use([_require_json, OpenAPIRequestValidationMiddleware()])  # type: ignore[no-untyped-call]
+            self.use([_require_json, OpenAPIRequestValidationMiddleware()])  # type: ignore[no-untyped-call]  # Powertools has no types here
         self.exception_handler(TollgateError)(self._tell)
         self.exception_handler(NotFoundError)(self._tell_not_found)
         self.exception_handler(RequestValidationError)(self._tell_invalid)

@@ -115,7 +115,7 @@ class DecimalAttribute(Attribute[Decimal]):
 
 def connect(table: type[Model]) -> Connection:
     """The connection that all models of a table share; transactions and sub-models go through it."""
-    return table._get_connection().connection  # noqa: SLF001
+    return table._get_connection().connection  # noqa: SLF001  there is no public way to it
 
 
 def is_lost_race(error: PynamoDBException) -> bool:
