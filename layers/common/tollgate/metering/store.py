@@ -45,7 +45,7 @@ __all__ = ["DynamoCounters"]
 _HASH_BYTES: Final = 12
 _RECORD_BYTES: Final = 16
 _FULL_PAGE: Final = 2_000
-_WORKERS: Final = 16
+_WORKERS: Final = 8
 _PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _KEEP_PAGES: Final = timedelta(days=400)
