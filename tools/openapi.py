@@ -57,6 +57,9 @@ def build() -> dict[str, Any]:
     }
     for function in FUNCTIONS:
         part = _schema_of(function)
+        for path in part["paths"].values():
+            for operation in path.values():
+                operation["tags"] = [function]
         _join(document["paths"], part["paths"], function)
         _join(document["components"]["schemas"], part["components"]["schemas"], function)
     for path in document["paths"].values():

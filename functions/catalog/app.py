@@ -279,7 +279,9 @@ def get_openapi() -> Response[str]:
     responses={200: {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 def get_docs() -> Response[str]:
-    """The reference page."""
+    """The reference page; its link to the document is `?format=json`."""
+    if app.current_event.query_string_parameters.get("format") == "json":
+        return get_openapi()
     return Response(200, "text/html; charset=utf-8", docs_page(OPENAPI))
 
 

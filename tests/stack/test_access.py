@@ -67,6 +67,8 @@ def test_the_open_routes_need_no_key(api: httpx.Client) -> None:
     page = httpx.get(f"{api.base_url}docs").text
     assert "Tollgate API" in page
     assert "<script src" not in page
+    document = httpx.get(f"{api.base_url}docs?format=json")
+    assert document.json() == httpx.get(f"{api.base_url}v1/openapi.json").json()
 
 
 def test_a_revoked_key_is_known_no_longer_than_the_authorizer_remembers(api: httpx.Client) -> None:
