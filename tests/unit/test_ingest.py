@@ -236,6 +236,25 @@ def test_usage_by_hour_of_a_range_is_widened_to_whole_hours() -> None:
     assert usage.total.events == 2
 
 
+def test_usage_by_period_holds_the_periods_that_touch_the_range_and_no_others() -> None:
+    """Asked for a time before the newest subscription, only the older one's periods of that time answer."""
+    newest = datetime(2026, 3, 15, 12, tzinfo=UTC)
+    first = newest - timedelta(weeks=3)
+    weekly = BillingPeriod(Interval.WEEK)
+    older = replace(SUBSCRIPTION, timezone="UTC", starts_at=first, anchor=first, billing_period=weekly)
+    newer = replace(SUBSCRIPTION, id="newer", starts_at=newest, anchor=newest)
+    desk = Desk(older, newer)
+    desk.send(
+        event("e1", time=first + timedelta(days=1)),
+        event("e2", time=first + timedelta(days=9)),
+        event("e3", time=newest + timedelta(days=1)),
+    )
+    usage = desk.usage(start=first + timedelta(days=1), end=first + timedelta(days=2))
+    assert [start for start, _ in usage.buckets] == [first]
+    assert (usage.period.start, usage.period.end) == (first, first + timedelta(weeks=1))
+    assert usage.total.events == 1
+
+
 def test_usage_of_what_does_not_exist_is_not_found() -> None:
     """Customer, feature, or a subscription with it; the message says which."""
     desk = Desk()

@@ -77,11 +77,7 @@ def read_usage(
         return Usage(customer, feature, period, total, buckets)
     asked = _range(start, end, subscription, now)
     if granularity is Granularity.PERIOD:
-        whole = Period(
-            min(asked.start, subscription.period(asked.start).start),
-            subscription.period(asked.end - timedelta(microseconds=1)).end,
-        )
-        return _periods(customer, feature, whole, subscriptions, counters, aggregation)
+        return _periods(customer, feature, asked, subscriptions, directory, counters, aggregation)
     _limit(asked, granularity)
     whole = Period(
         _floor(asked.start, subscription, granularity),
@@ -115,6 +111,7 @@ def _periods(
     feature: str,
     asked: Period,
     subscriptions: Iterable[Subscription],
+    directory: Directory,
     counters: Counters,
     aggregation: Aggregation,
 ) -> Usage:
@@ -125,10 +122,12 @@ def _periods(
         period = subscription.period(counter.period_start) if subscription else None
         if period and period.start < asked.end and asked.start < period.end:
             touched.append((period, tally))
-    whole = Period(
-        min([asked.start, *(period.start for period, _ in touched)]),
-        max([asked.end, *(period.end for period, _ in touched)]),
-    )
+    # The range widens to the periods that its bounds lie in, whether or not they saw an event.
+    ends = (asked.start, asked.end - timedelta(microseconds=1))
+    ruling = [(governing(by_id.values(), feature, at, directory), at) for at in ends]
+    widened = [found[0].period(at) for found, at in ruling if found]
+    bounds = [asked, *widened, *(period for period, _ in touched)]
+    whole = Period(min(period.start for period in bounds), max(period.end for period in bounds))
     total = _merged([tally for _, tally in touched], aggregation)
     return Usage(customer, feature, whole, total, tuple((period.start, tally) for period, tally in touched))
 
