@@ -12,7 +12,7 @@ from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers, docs_page
 from tollgate.catalog import schema, service
 from tollgate.catalog.keys import create_key
-from tollgate.catalog.model import plan_to_dict
+from tollgate.catalog.model import feature_to_dict, plan_to_dict
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.schema import Code
@@ -48,7 +48,7 @@ def after(listing: str, cursor: str | None) -> str | None:
 )
 def put_feature(code: Name, body: schema.FeatureBody) -> Response[str]:
     """Its type, aggregation and dedupe never change."""
-    return json_response(schema.feature_view(service.put_feature(catalog, body.to_feature(code))))
+    return json_response(feature_to_dict(service.put_feature(catalog, body.to_feature(code))))
 
 
 @app.endpoint(
@@ -61,7 +61,7 @@ def put_feature(code: Name, body: schema.FeatureBody) -> Response[str]:
 def list_features(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     """Features by code."""
     features, last = catalog.list_features(after("features", cursor), limit)
-    return page("features", [schema.feature_view(feature) for feature in features], last)
+    return page("features", [feature_to_dict(feature) for feature in features], last)
 
 
 @app.endpoint(
@@ -73,7 +73,7 @@ def list_features(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
 )
 def get_feature(code: Name) -> Response[str]:
     """One feature."""
-    return json_response(schema.feature_view(service.feature(catalog, code)))
+    return json_response(feature_to_dict(service.feature(catalog, code)))
 
 
 @app.endpoint(

@@ -29,6 +29,8 @@ __all__ = [
     "RateAlgorithm",
     "Subscription",
     "SubscriptionStatus",
+    "feature_from_dict",
+    "feature_to_dict",
     "plan_faults",
     "plan_from_dict",
     "plan_to_dict",
@@ -245,6 +247,30 @@ def _limit_faults(granted: PlanFeature) -> Iterator[FieldError]:
             yield FieldError("/rate/limit", "must be greater than 0; to switch a feature off, use enabled")
         if not 1 <= granted.rate.window_seconds <= _MAX_WINDOW_SECONDS:
             yield FieldError("/rate/window_seconds", f"must be from 1 to {_MAX_WINDOW_SECONDS}")
+
+
+def feature_to_dict(feature: Feature) -> dict[str, Any]:
+    """A feature as the API shows it, and as a plan version keeps it."""
+    return {
+        "code": feature.code,
+        "name": feature.name,
+        "type": feature.type.value,
+        "unit": feature.unit,
+        "aggregation": feature.aggregation.value,
+        "dedupe": feature.dedupe.value,
+    }
+
+
+def feature_from_dict(body: dict[str, Any]) -> Feature:
+    """Read back what `feature_to_dict` wrote."""
+    return Feature(
+        code=body["code"],
+        name=body["name"],
+        type=FeatureType(body["type"]),
+        unit=body["unit"],
+        aggregation=Aggregation(body["aggregation"]),
+        dedupe=Dedupe(body["dedupe"]),
+    )
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:

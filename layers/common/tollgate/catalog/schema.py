@@ -49,7 +49,6 @@ __all__ = [
     "SubscriptionList",
     "SubscriptionView",
     "customer_view",
-    "feature_view",
     "key_view",
     "subscription_view",
     "to_plan",
@@ -306,18 +305,6 @@ def key_view(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "scopes": list(key.scopes),
         "created_at": format_time(key.created_at),
-    }
-
-
-def feature_view(feature: Feature) -> dict[str, Any]:
-    """A feature as the API shows it."""
-    return {
-        "code": feature.code,
-        "name": feature.name,
-        "type": feature.type.value,
-        "unit": feature.unit,
-        "aggregation": feature.aggregation.value,
-        "dedupe": feature.dedupe.value,
     }
 
 

@@ -34,13 +34,12 @@ from pynamodb.transactions import TransactWrite
 
 from tollgate.catalog.keys import ApiKey
 from tollgate.catalog.model import (
-    Aggregation,
     Customer,
-    Dedupe,
     Feature,
-    FeatureType,
     Plan,
     Subscription,
+    feature_from_dict,
+    feature_to_dict,
     plan_from_dict,
     plan_to_dict,
     subscription_from_dict,
@@ -164,7 +163,7 @@ class DynamoCatalog:
         """Write a version and make it the latest, if the version before it is the latest now."""
         connect(CatalogTable)
         body = plan_to_dict(plan)
-        features = {granted.feature.code: _feature_body(granted.feature) for granted in plan.features}
+        features = {granted.feature.code: feature_to_dict(granted.feature) for granted in plan.features}
         content: dict[str, Any] = {"version": plan.version, "body": body, "features": features}
         version = PlanItem(f"PLAN#{plan.code}", _version_key(plan.version), **content)
         latest = PlanItem(_LATEST, plan.code, **content)
@@ -341,39 +340,20 @@ def _version_key(version: int) -> str:
 
 
 def _feature(item: FeatureItem) -> Feature:
-    return Feature(
-        item.sk,
-        item.name,
-        FeatureType(item.type),
-        item.unit,
-        Aggregation(item.aggregation),
-        Dedupe(item.dedupe),
+    return feature_from_dict(
+        {
+            "code": item.sk,
+            "name": item.name,
+            "type": item.type,
+            "unit": item.unit,
+            "aggregation": item.aggregation,
+            "dedupe": item.dedupe,
+        }
     )
 
 
-def _feature_body(feature: Feature) -> dict[str, Any]:
-    return {
-        "name": feature.name,
-        "type": feature.type.value,
-        "unit": feature.unit,
-        "aggregation": feature.aggregation.value,
-        "dedupe": feature.dedupe.value,
-    }
-
-
 def _plan(item: PlanItem) -> Plan:
-    features = {
-        code: Feature(
-            code,
-            body["name"],
-            FeatureType(body["type"]),
-            body["unit"],
-            Aggregation(body["aggregation"]),
-            Dedupe(body["dedupe"]),
-        )
-        for code, body in item.features.items()
-    }
-    return plan_from_dict(item.body, features)
+    return plan_from_dict(item.body, {code: feature_from_dict(body) for code, body in item.features.items()})
 
 
 def _subscriptions(item: SubscriptionsItem | None) -> tuple[Subscription, ...]:
