@@ -8,11 +8,11 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || { \
 IN = @.venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay openapi test lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate openapi test bench-ingest lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 run:  ## the whole stack on this machine with the demonstration loaded, until Ctrl-C (TOLLGATE_PORT=4566)
 	$(BOOTSTRAP) dev ministack sam
@@ -26,6 +26,18 @@ replay:  ## all events of the demonstration once more into the running stack: 10
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.demo
 
+redrive:  ## dead messages of events back to be counted (ARGS="--stack tollgate-prod": of a stack on AWS)
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.redrive $(ARGS)
+
+recount:  ## a counter added up from the archive: ARGS="--customer c --feature f [--period 2026-11-01T00:00:00Z]"
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.recount $(ARGS)
+
+rerate:  ## its usage priced by another plan version: ARGS="--customer c --feature f --plan code [--version n]"
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.rerate $(ARGS)
+
 openapi:  ## write openapi.json from the routes
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.openapi
@@ -38,6 +50,10 @@ else
 	$(IN)pytest -n 2 -m "not stack"
 	$(IN)pytest -m stack
 endif
+
+bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.ingest $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

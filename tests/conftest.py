@@ -5,9 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hypothesis import settings
+
 ROOT = Path(__file__).parents[1]
 TABLES = ("catalog", "usage", "billing", "recovery")
 
+settings.register_profile("tollgate", deadline=None)  # a test never asserts wall time
+settings.load_profile("tollgate")
 os.environ.update(
     {
         **{f"{table.upper()}_TABLE": f"tollgate-test-{table}" for table in TABLES},
@@ -19,6 +23,9 @@ os.environ.update(
         "METRICS_NAMESPACE": "Tollgate",
         "OPERATIONS_TOPIC_ARN": "arn:aws:sns:eu-central-1:123456789012:operations",
         "EVENTS_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/events",
+        "EVENTS_MAX_RECEIVES": "5",
+        "ALERTS_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/alerts",
+        "EVENTS_BUS_NAME": "tollgate-test-events",
         "POWERTOOLS_LOG_LEVEL": "WARNING",
     }
 )

@@ -157,7 +157,7 @@ def _architecture() -> str:
 
 def _parameters() -> list[str]:
     runtime, architecture = f"PythonRuntime={_python_runtime()}", f"Architecture={_architecture()}"
-    return ["--parameter-overrides", runtime, architecture, "Stage=dev"]
+    return ["--parameter-overrides", runtime, architecture, "Stage=dev", "AllowPrivateWebhooks=true"]
 
 
 def _build_environment(python_version: str, architecture: str) -> dict[str, str]:

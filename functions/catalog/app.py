@@ -1,5 +1,6 @@
 """Features, plans, customers, subscriptions and API keys; the documents; what no other function answers."""
 
+import os
 from pathlib import Path as File
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from tollgate.api.app import App, created, json_response
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers, docs_page
-from tollgate.catalog import schema, service
+from tollgate.catalog import schema, service, snapshots, webhooks
 from tollgate.catalog.keys import create_key
 from tollgate.catalog.model import feature_to_dict, plan_to_dict
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
@@ -18,6 +19,7 @@ from tollgate.kernel.errors import NotFound
 from tollgate.kernel.schema import Code
 from tollgate.kernel.time import system_clock
 
+ALLOW_PRIVATE_WEBHOOKS = os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true"
 OPENAPI = File(__file__).with_name("openapi.json")
 
 Name = Annotated[Code, Path()]
@@ -203,6 +205,71 @@ def get_subscription(subscription: Name) -> Response[str]:
 
 
 @app.endpoint(
+    "PUT",
+    "/v1/customers/<customer>/counters/<feature>",
+    scope="catalog:write",
+    summary="Keep a customer's counter of a feature in more or fewer shards",
+    responses=answers(schema.CounterView, "The schedule as it is now"),
+)
+def put_counter(customer: Name, feature: Name, body: schema.CounterBody) -> Response[str]:
+    """From a quarter of an hour ahead on; for usage features with `"dedupe": "time"`."""
+    schedule = snapshots.set_shards(catalog, customer, feature, body.shards, clock=system_clock)
+    return json_response(schema.counter_view(customer, feature, schedule))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/counters/<feature>",
+    scope="catalog:read",
+    summary="In how many shards is a counter kept?",
+    responses=answers(schema.CounterView, "The schedule"),
+)
+def get_counter(customer: Name, feature: Name) -> Response[str]:
+    """The schedule, empty where there has always been one shard."""
+    return json_response(schema.counter_view(customer, feature, snapshots.shards(catalog, customer, feature)))
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/customers/<customer>/alerts/<feature>",
+    scope="catalog:write",
+    summary="Tell when a customer's usage reaches a threshold",
+    responses=answers(schema.AlertsView, "The thresholds as they are now"),
+)
+def put_alerts(customer: Name, feature: Name, body: schema.AlertsBody) -> Response[str]:
+    """In place of those before; each is told once per period, on the event bus and to the webhooks."""
+    thresholds = [threshold.to_threshold() for threshold in body.thresholds]
+    made = snapshots.set_alerts(catalog, customer, feature, thresholds)
+    return json_response(schema.alerts_view(customer, feature, made))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/alerts/<feature>",
+    scope="catalog:read",
+    summary="Read the thresholds of a customer and feature",
+    responses=answers(schema.AlertsView, "The thresholds"),
+)
+def get_alerts(customer: Name, feature: Name) -> Response[str]:
+    """The thresholds of a customer and feature."""
+    found = snapshots.alerts(catalog, customer, feature)
+    return json_response(schema.alerts_view(customer, feature, found))
+
+
+@app.endpoint(
+    "DELETE",
+    "/v1/customers/<customer>/alerts/<feature>",
+    scope="catalog:write",
+    summary="Tell no more of a customer's usage of a feature",
+    responses={204: {"description": "Removed", "content": {}}},
+)
+def delete_alerts(customer: Name, feature: Name) -> Response[str]:
+    """An alert that is on its way is delivered all the same."""
+    snapshots.remove_alerts(catalog, customer, feature)
+    return Response(204, body="")
+
+
+@app.endpoint(
     "POST",
     "/v1/api-keys",
     scope="admin",
@@ -260,6 +327,63 @@ def delete_api_key(key: Name) -> Response[str]:
     """In force at once, or after the 5 seconds for which a warm authorizer may know it."""
     if not catalog.delete_key(key):
         raise NotFound(f"There is no API key {key}.")
+    return Response(204, body="")
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/webhooks/<webhook>",
+    scope="admin",
+    summary="Send events to an address, or change it",
+    responses=answers(schema.WebhookCreated, "The webhook; the secret of a new one is shown this once"),
+)
+def put_webhook(webhook: Name, body: schema.WebhookBody) -> Response[str]:
+    """Signed as Standard Webhooks say; a changed one keeps its secret, and is enabled again."""
+    made, secret = webhooks.put_webhook(
+        catalog,
+        webhook,
+        url=body.url,
+        events=tuple(body.events),
+        clock=system_clock,
+        allow_private=ALLOW_PRIVATE_WEBHOOKS,
+    )
+    return json_response({**schema.webhook_view(made), "secret": secret})
+
+
+@app.endpoint(
+    "GET",
+    "/v1/webhooks",
+    scope="admin",
+    summary="List webhooks",
+    responses=answers(schema.WebhookList, "All webhooks in the order they were made, without their secrets"),
+)
+def list_webhooks() -> Response[str]:
+    """All of them: there are few."""
+    return page("webhooks", [schema.webhook_view(one) for one in catalog.webhooks()], None)
+
+
+@app.endpoint(
+    "GET",
+    "/v1/webhooks/<webhook>",
+    scope="admin",
+    summary="Read a webhook",
+    responses=answers(schema.WebhookView, "The webhook, without its secret"),
+)
+def get_webhook(webhook: Name) -> Response[str]:
+    """One webhook, without its secret."""
+    return json_response(schema.webhook_view(webhooks.webhook(catalog, webhook)))
+
+
+@app.endpoint(
+    "DELETE",
+    "/v1/webhooks/<webhook>",
+    scope="admin",
+    summary="Remove a webhook",
+    responses={204: {"description": "Removed; what could not be delivered to it yet is dropped", "content": {}}},
+)
+def delete_webhook(webhook: Name) -> Response[str]:
+    """Its secret is forgotten; put again, it has another."""
+    webhooks.remove_webhook(catalog, webhook)
     return Response(204, body="")
 
 

@@ -1,5 +1,7 @@
 """Every 5 minutes: tries again the failed operations that are due, and publishes how much is unresolved."""
 
+import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -8,6 +10,8 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
+from tollgate.catalog.deliveries import DELIVER, PUBLISH, Deliveries, EventBus
+from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
 from tollgate.recovery.model import ErrorType
@@ -17,7 +21,6 @@ from tollgate.recovery.store import DynamoRecovery
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.literals import StandardUnitType
 
-OPERATIONS: Final[dict[str, Operation]] = {}  # contexts register theirs here
 NAMESPACE: Final = required("METRICS_NAMESPACE")
 STAGE: Final = required("STAGE")
 
@@ -27,6 +30,27 @@ cloudwatch = boto3.client(
     "cloudwatch",
     config=Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}),
 )
+bus = EventBus(
+    boto3.client("events", config=Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2})),
+    required("EVENTS_BUS_NAME"),
+)
+deliveries = Deliveries(
+    DynamoCatalog(), bus, system_clock, allow_private=os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true"
+)
+
+
+def event_id(arguments: Mapping[str, Any]) -> str:
+    """What a receiver knows an event by: it may be sent again."""
+    return str(arguments["id"])
+
+
+OPERATIONS: Final[dict[str, Operation]] = {  # contexts register theirs here
+    operation.name: operation
+    for operation in (
+        Operation(PUBLISH, deliveries.publish, event_id),
+        Operation(DELIVER, deliveries.deliver, event_id),
+    )
+}
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -1,7 +1,9 @@
 """Events in, counted exactly once; usage out."""
 
 import os
+import re
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import boto3
@@ -14,35 +16,47 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tollgate.api.app import App, json_response
+from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers
-from tollgate.catalog.store import DynamoCatalog
-from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, NotFound, Unavailable
-from tollgate.kernel.ids import derived_id, is_id
+from tollgate.catalog.store import DynamoCatalog, cursor_secret
+from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
+from tollgate.kernel.ids import ID_PATTERN, derived_id, is_id
+from tollgate.kernel.settings import required
 from tollgate.kernel.time import from_epoch_ms, parse_time, system_clock
-from tollgate.metering.model import Event
-from tollgate.metering.queue import messages, read_message
+from tollgate.metering.announcing import QueueAnnouncer
+from tollgate.metering.archive_store import DynamoArchive
+from tollgate.metering.consumer import Delivery, Failure, consume
+from tollgate.metering.history import explain, explanation_to_dict, list_events
+from tollgate.metering.model import MAX_EVENTS
+from tollgate.metering.queue import ORIGINAL_ID, RECEIVED_AT, messages
 from tollgate.metering.schema import (
+    COUNTED_EVENTS_PARAMETERS,
+    COUNTED_EVENTS_SCHEMA,
     EVENTS_SCHEMA,
+    EXPLANATION_PARAMETERS,
+    EXPLANATION_SCHEMA,
+    MAX_SOURCE,
     RESULTS_SCHEMA,
     USAGE_PARAMETERS,
     USAGE_SCHEMA,
-    event_to_dict,
     read_events,
 )
 from tollgate.metering.service import ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
-from tollgate.recovery.model import ErrorType
-from tollgate.recovery.service import record_error
+from tollgate.recovery.model import POLICIES, ErrorType
+from tollgate.recovery.service import record_error, resolve
 from tollgate.recovery.store import DynamoRecovery
 
 logger = Logger()
 app = App(validate=False)
 batches = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 catalog = DynamoCatalog()
-counters = DynamoCounters()
+archive = DynamoArchive()
+counters = DynamoCounters(archive)
 errors = DynamoRecovery()
 sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
+announcer = QueueAnnouncer(sqs, required("ALERTS_QUEUE_URL"))
 
 
 @app.endpoint(
@@ -59,8 +73,8 @@ sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
 def post_events() -> Response[str]:
     """One bad event never fails its neighbours, and the whole request is always safe to send again.
 
-    An event is known by its source and id together with its time, to the quarter of an hour: the same again is a
-    duplicate, the same id with another quantity, time or properties in that quarter a conflict.
+    An event is known by its source and id together with its time: the same again is a duplicate, the same id with
+    another quantity or other properties a conflict. Neither counts.
     """
     headers = app.current_event.headers
     events = read_events(app.body(), headers)
@@ -75,6 +89,7 @@ def post_events() -> Response[str]:
         counters=counters,
         now=system_clock(),
         time_left=time_left(app.lambda_context),
+        announcer=announcer,
     )
     return json_response(results_to_dict(results))
 
@@ -110,6 +125,72 @@ def get_usage(customer: str) -> Response[str]:
     return json_response(usage_to_dict(usage))
 
 
+@app.endpoint(
+    "GET",
+    "/v1/events",
+    scope="usage:read",
+    summary="Why did an event (not) count?",
+    responses=answers(EXPLANATION_SCHEMA, "Where it was counted, or that it was not, and what would keep it from it"),
+    openapi_extensions=EXPLANATION_PARAMETERS,
+)
+def get_event() -> Response[str]:
+    """The outcome of the event of a customer with this source and id; the newest, if there are several."""
+    query = app.current_event.query_string_parameters
+    wrong = [name for name in ("customer", "id") if not is_id(query.get(name))]
+    wrong += ["feature"] if "feature" in query and not is_id(query["feature"]) else []
+    if wrong:
+        raise InvalidInput([FieldError(f"/{name}", f"must match {ID_PATTERN}") for name in wrong])
+    source = query.get("source", "")
+    if len(source) > MAX_SOURCE:
+        raise InvalidInput([FieldError("/source", f"must be of at most {MAX_SOURCE} characters")])
+    explanation = explain(
+        query["id"],
+        source,
+        query["customer"],
+        directory=catalog,
+        counters=counters,
+        archive=archive,
+        now=system_clock(),
+        feature=query.get("feature"),
+        time=instant(query, "time"),
+    )
+    return json_response(explanation_to_dict(explanation))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/events",
+    scope="usage:read",
+    summary="Which events were counted?",
+    responses=answers(COUNTED_EVENTS_SCHEMA, "Events by time, each once"),
+    openapi_extensions=COUNTED_EVENTS_PARAMETERS,
+)
+def get_events(customer: str) -> Response[str]:
+    """The events of a feature that were counted in [from, to), out of the archive."""
+    query = app.current_event.query_string_parameters
+    if not is_id(query.get("feature")):
+        raise InvalidInput([FieldError("/feature", "name the feature: ?feature=")])
+    if not is_id(customer):
+        raise NotFound("There is no such customer.")
+    limit = query.get("limit", "100")
+    if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_EVENTS:
+        raise InvalidInput([FieldError("/limit", f"must be from 1 to {MAX_EVENTS}")])
+    listing = "#".join(["events", customer, query["feature"], query.get("from", ""), query.get("to", "")])
+    items, last = list_events(
+        customer,
+        query["feature"],
+        directory=catalog,
+        counters=counters,
+        archive=archive,
+        now=system_clock(),
+        start=instant(query, "from"),
+        end=instant(query, "to"),
+        after=read_cursor(cursor_secret(), listing, query["cursor"]) if query.get("cursor") else None,
+        limit=int(limit),
+    )
+    return json_response({"items": items, "next_cursor": write_cursor(cursor_secret(), listing, last)})
+
+
 def enqueue(message: str) -> None:
     """Put a message into the events queue; should a later one fail, the whole request may be sent again."""
     try:
@@ -133,46 +214,60 @@ def time_left(context: LambdaContext) -> Any:
 
 
 def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
-    """Count the events of a queue message; what nobody waits to hear was not counted is written down as an error.
-
-    Raises:
-        Unavailable: not all could be counted in time; the message comes again, and what was counted is
-            a duplicate then.
-        BadRequest, InvalidInput: it is no such message; it ends in the dead-letter queue.
-    """
+    """Count the events of a queue message; when this raises, the message comes again."""
     left = time_left(lambda_context)
     try:
-        sent_at = from_epoch_ms(int(record.attributes.sent_timestamp or 0))
-        received_at, events = read_message(record.body, sent_at)
-    except (BadRequest, InvalidInput) as error:
-        write_down(record, {"reason": "unreadable"}, error)
+        consume(
+            delivery_of(record),
+            count=lambda events, now: ingest(
+                events, directory=catalog, counters=counters, now=now, time_left=left, announcer=announcer
+            ),
+            write_down=partial(write_down, record.event_source_arn),
+            resolve=resolve_error,
+            time_left=left,
+            max_receives=int(os.environ["EVENTS_MAX_RECEIVES"]),
+        )
+    except Exception:
+        logger.exception("a message was not counted", message_id=record.message_id)
         raise
-    results = ingest(events, directory=catalog, counters=counters, now=received_at, time_left=left)
-    if any(result.retryable for result in results):
-        raise Unavailable("Some events could not be counted in time.")
-    lost = [
-        {"event": event_to_dict(event) if isinstance(event, Event) else event.id, "reason": result.reason}
-        for event, result in zip(events, results, strict=True)
-        if result.status in {"rejected", "conflict"}
-    ]
-    if lost:
-        write_down(record, {"events": lost}, f"{len(lost)} of {len(events)} events do not count")
 
 
-def write_down(record: SQSRecord, arguments: dict[str, Any], error: Exception | str) -> None:
-    """Record what became of a message; the same message again makes no second record."""
+def delivery_of(record: SQSRecord) -> Delivery:
+    """The message as the consumer takes it."""
+    original, received_at = (
+        attribute.get("stringValue") if (attribute := record.message_attributes[name]) else None
+        for name in (ORIGINAL_ID, RECEIVED_AT)
+    )
+    return Delivery(
+        id=record.message_id,
+        body=record.body,
+        sent_at=from_epoch_ms(int(record.attributes.sent_timestamp)),
+        receives=int(record.attributes.approximate_receive_count),
+        original=original,
+        received_at=received_at,
+    )
+
+
+def write_down(queue: str, failure: Failure) -> None:
+    """Make an error record for a person to look at; the same failure again makes no second one."""
     record_error(
         errors,
-        id=derived_id("err", record.message_id),
-        error_type=ErrorType.VALIDATION_ERROR,
+        id=derived_id("err", failure.key),
+        error_type=ErrorType.VALIDATION_ERROR if failure.is_final else ErrorType.SYSTEM_ERROR,
         operation="count_events",
-        arguments=arguments,
+        arguments=failure.arguments,
         customer=None,
         subscription=None,
-        context={"message_id": record.message_id, "queue": record.event_source_arn},
-        error=error,
+        context={"queue": queue, **failure.context},
+        error=failure.error,
+        policy=POLICIES[ErrorType.VALIDATION_ERROR],  # what can be done is to redrive, which a person decides
         clock=system_clock,
     )
+
+
+def resolve_error(key: str) -> None:
+    """A message that failed before has been counted."""
+    resolve(errors, derived_id("err", key), actor="system", note="the message was counted", clock=system_clock)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:

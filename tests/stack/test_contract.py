@@ -115,6 +115,10 @@ def test_a_well_formed_question_is_always_answered(api: httpx.Client, customer: 
 
 def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str, Any]) -> None:
     """Every GET route of ada's world against its schema."""
+    body = {"thresholds": [{"percent": "80"}, {"quantity": "1000"}]}
+    api.put("/v1/customers/ada/alerts/contract-seats", json=body).raise_for_status()
+    webhook = {"url": "http://127.0.0.1:9/", "events": ["usage.threshold_reached"]}
+    api.put("/v1/webhooks/contract", json=webhook).raise_for_status()
     routes = {
         "/v1/features": "/v1/features?limit=2",
         "/v1/features/{code}": "/v1/features/contract-calls",
@@ -122,6 +126,10 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
         "/v1/plans/{code}": "/v1/plans/contract",
         "/v1/customers": "/v1/customers?limit=1",
         "/v1/customers/{customer}": "/v1/customers/ada",
+        "/v1/customers/{customer}/counters/{feature}": "/v1/customers/ada/counters/contract-calls",
+        "/v1/customers/{customer}/alerts/{feature}": "/v1/customers/ada/alerts/contract-seats",
+        "/v1/webhooks": "/v1/webhooks",
+        "/v1/webhooks/{webhook}": "/v1/webhooks/contract",
         "/v1/subscriptions": "/v1/subscriptions?customer=ada",
         "/v1/subscriptions/{subscription}": "/v1/subscriptions/sub-ada",
         "/v1/customers/{customer}/usage": "/v1/customers/ada/usage?feature=contract-calls&granularity=day",
@@ -142,6 +150,38 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
         in methods.get("get", {"responses": {"200": {"content": {}}}})["responses"]["200"]["content"]
     }
     assert json_gets == {*routes, "/v1/openapi.json"}
+    api.delete("/v1/webhooks/contract").raise_for_status()
+    api.delete("/v1/customers/ada/alerts/contract-seats").raise_for_status()
+
+
+def test_a_counter_is_kept_in_shards_from_a_quarter_of_an_hour_ahead_on(api: httpx.Client) -> None:
+    """A feature with a hard limit has one counter."""
+    url = "/v1/customers/ada/counters/contract-calls"
+    made = api.put(url, json={"shards": 4}).raise_for_status().json()
+    assert (made["customer"], made["feature"], made["shards"][-1]["shards"]) == ("ada", "contract-calls", 4)
+    ahead = datetime.fromisoformat(made["shards"][-1]["since"]) - datetime.now(UTC)
+    assert timedelta(minutes=14) < ahead <= timedelta(minutes=16)
+    assert api.get(url).json() == api.put(url, json={"shards": 4}).json() == made
+    assert pointers(api.put(url, json={"shards": 65})) == ["/shards"]
+    assert pointers(api.put("/v1/customers/ada/counters/contract-seats", json={"shards": 2})) == ["/shards"]
+
+
+def test_an_alert_or_a_webhook_that_makes_no_sense_is_refused(api: httpx.Client) -> None:
+    """Each fault with a pointer; what is not there is 404."""
+    url = "/v1/customers/ada/alerts/contract-seats"
+    faults = [{"percent": "0"}, {"percent": "80", "quantity": "1"}, {}]
+    assert pointers(api.put(url, json={"thresholds": faults})) == [
+        "/thresholds/0/percent",
+        "/thresholds/1",
+        "/thresholds/2",
+    ]
+    assert pointers(api.put(url, json={"thresholds": []})) == ["/thresholds"]
+    assert pointers(api.put(url, json={"thresholds": [{"percent": 80.5}]})) == ["/thresholds/0/percent"]
+    assert [api.get(url).status_code, api.delete(url).status_code] == [404, 404]
+    webhook = {"url": "ftp://receiver.example/", "events": ["usage.threshold_reached"]}
+    assert pointers(api.put("/v1/webhooks/none", json=webhook)) == ["/url"]
+    assert pointers(api.put("/v1/webhooks/none", json=webhook | {"events": ["other"]})) == ["/events/0"]
+    assert [api.get("/v1/webhooks/none").status_code, api.delete("/v1/webhooks/none").status_code] == [404, 404]
 
 
 def test_lists_are_paged_by_cursors_that_cannot_be_forged(api: httpx.Client) -> None:

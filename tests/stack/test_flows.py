@@ -1,6 +1,7 @@
 """What happens with nobody asking: the queue, the schedule, the alarm and its report."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,10 @@ import boto3
 import httpx
 import pytest
 
+from tests.conftest import ROOT
+from tollgate.kernel.ids import derived_id
 from tools.local import Stack
+from tools.redrive import Queues, redrive
 
 EVENTS = 250
 
@@ -51,7 +55,7 @@ def operations(stack: Stack) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def seller(api: httpx.Client) -> None:
-    """A feature, a plan, and grace on it."""
+    """A feature, a plan, and customers on it."""
     api.put("/v1/features/flow-calls", json={"name": "Calls", "type": "usage"}).raise_for_status()
     plan = {
         "name": "Flow",
@@ -60,16 +64,18 @@ def seller(api: httpx.Client) -> None:
         "features": [{"feature": "flow-calls"}],
     }
     api.put("/v1/plans/flow", json=plan).raise_for_status()
-    api.put("/v1/customers/grace", json={}).raise_for_status()
     start = (datetime.now(UTC) - timedelta(days=2)).isoformat()
-    body = {"id": "sub-grace", "customer": "grace", "plan": "flow", "starts_at": start}
-    api.post("/v1/subscriptions", json=body).raise_for_status()
+    for customer in ("grace", "hedy", "joan", "mary", "ruth"):
+        api.put(f"/v1/customers/{customer}", json={}).raise_for_status()
+        body = {"id": f"sub-{customer}", "customer": customer, "plan": "flow", "starts_at": start}
+        api.post("/v1/subscriptions", json=body).raise_for_status()
 
 
-def counted(api: httpx.Client, at_least: int) -> int:
-    """The events of grace, once there are so many; asks at most 500 times."""
+def counted(api: httpx.Client, at_least: int, customer: str = "grace") -> int:
+    """The events of a customer, once there are so many; asks at most 500 times."""
     for _ in range(500):
-        events: int = api.get("/v1/customers/grace/usage?feature=flow-calls").raise_for_status().json()["events"]
+        usage = api.get(f"/v1/customers/{customer}/usage?feature=flow-calls").raise_for_status().json()
+        events: int = usage["events"]
         if events >= at_least:
             break
     return events
@@ -127,3 +133,121 @@ def test_the_daily_report_is_sent_even_when_nothing_is_wrong(stack: Stack, opera
     notice = next(one for one in received(stack, operations) if "daily" in one["Message"])
     assert notice["Message"].startswith("Tollgate dev. The daily report.")
     assert document(notice)["generated_at"]
+
+
+# Producers inside AWS, and messages that fail
+
+
+@pytest.fixture
+def queues(stack: Stack) -> Iterator[Queues]:
+    """The events queue and its dead-letter queue; what fails comes again after a second, not three minutes."""
+    sqs = boto3.client("sqs", **stack.aws)
+    events, dead = (stack.resources[name] for name in ("EventsQueue", "EventsDeadLetterQueue"))
+    sqs.set_queue_attributes(QueueUrl=events, Attributes={"VisibilityTimeout": "1"})
+    yield Queues(sqs, dead, events)
+    sqs.set_queue_attributes(QueueUrl=events, Attributes={"VisibilityTimeout": "180"})
+    sqs.purge_queue(QueueUrl=dead)
+
+
+def dead(queues: Queues) -> dict[str, Any]:
+    """The first message of the dead-letter queue, once there is one, for at most a minute; it stays there."""
+    for _ in range(6):
+        answer = queues.sqs.receive_message(QueueUrl=queues.dead_letters, WaitTimeSeconds=10, VisibilityTimeout=0)
+        for message in answer.get("Messages", []):
+            found: dict[str, Any] = message
+            return found
+    raise AssertionError("no message came to the dead-letter queue")
+
+
+def error_record(stack: Stack, message_id: str) -> dict[str, Any]:
+    """The error record of a message, its attributes as DynamoDB has them."""
+    key = {"pk": {"S": derived_id("err", message_id)}, "sk": {"S": "R"}}
+    dynamodb = boto3.client("dynamodb", **stack.aws)
+    item: dict[str, Any] = dynamodb.get_item(TableName=stack.resources["RecoveryTable"], Key=key)["Item"]
+    return item
+
+
+def test_producers_put_events_on_the_bus_and_into_the_queue(stack: Stack, api: httpx.Client) -> None:
+    """One event, several, CloudEvents; what is put there twice counts once."""
+    time = datetime.now(UTC).isoformat()
+    simple = [{"id": f"s{n}", "customer": "hedy", "feature": "flow-calls", "time": time} for n in range(5)]
+    cloud = [
+        {"specversion": "1.0", "id": f"c{n}", "source": "/shop", "type": "flow-calls", "subject": "hedy", "time": time}
+        for n in range(3)
+    ]
+    timeless = {"id": "t1", "customer": "hedy", "feature": "flow-calls"}
+    bus = boto3.client("events", **stack.aws)
+    details = [simple[0], cloud[0], {"events": [*simple[1:3], cloud[1]]}, timeless]
+    entries = [
+        {
+            "EventBusName": stack.resources["UsageBus"],
+            "Source": "shop",
+            "DetailType": "whatever",
+            "Detail": json.dumps(detail),
+        }
+        for detail in details
+    ]
+    sqs = boto3.client("sqs", **stack.aws)
+    for _ in range(2):
+        assert bus.put_events(Entries=entries)["FailedEntryCount"] == 0
+        for body in (simple[3], [simple[4], cloud[2]]):
+            sqs.send_message(QueueUrl=stack.resources["EventsQueue"], MessageBody=json.dumps(body))
+    assert counted(api, 9, "hedy") == 9
+    assert api.post("/v1/events", json=[*simple, timeless]).json()["duplicate"] == 6
+
+
+def test_the_examples_for_producers_work_as_they_are_printed(
+    stack: Stack, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of docs/ingest.md, for a customer and a feature that are there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", stack.endpoint_url)
+    names = {"EVENTS_QUEUE_URL": stack.resources["EventsQueue"], "USAGE_BUS": stack.resources["UsageBus"]}
+    text = (ROOT / "docs/ingest.md").read_text().replace("acme", "ruth").replace("api-calls", "flow-calls")
+    examples = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    for example in examples:
+        exec(example, dict(names))  # noqa: S102 - our own
+    assert len(examples) == 2
+    assert counted(api, 3, "ruth") == 3
+
+
+def test_a_poisoned_message_ends_in_the_dead_letter_queue_and_its_neighbours_are_counted(
+    stack: Stack, api: httpx.Client, queues: Queues
+) -> None:
+    """One record names why; sent back, the message ends there again, with no second record."""
+    event = {"customer": "joan", "feature": "flow-calls", "time": datetime.now(UTC).isoformat()}
+    bodies = [json.dumps(event | {"id": "j1"}), '{"id": "j2", "id": "j2"}', json.dumps(event | {"id": "j3"})]
+    entries = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(bodies)]
+    sent = queues.sqs.send_message_batch(QueueUrl=queues.events, Entries=entries)["Successful"]
+    poison = next(one["MessageId"] for one in sent if one["Id"] == "1")
+    assert counted(api, 2, "joan") == 2
+    assert (dead(queues)["MessageId"], dead(queues)["Body"]) == (poison, bodies[1])
+    record = error_record(stack, poison)
+    assert "the key 'id' stands twice" in record["error"]["S"]
+    assert json.loads(record["context"]["S"])["queue"].endswith(queues.events.rpartition("/")[2])
+    before = invoke(stack, "RetryProcessorFunction")["unresolved"]
+    assert redrive(queues).sent == 1
+    assert dead(queues)["Body"] == bodies[1]
+    assert invoke(stack, "RetryProcessorFunction")["unresolved"] == before
+
+
+def test_what_failed_while_the_system_was_broken_comes_home_by_a_redrive(
+    stack: Stack, api: httpx.Client, queues: Queues
+) -> None:
+    """The function cannot reach its table; it is mended, and the message counts and its record is resolved."""
+    function, aws = stack.resources["UsageFunction"], boto3.client("lambda", **stack.aws)
+    environment = aws.get_function_configuration(FunctionName=function)["Environment"]
+    broken = {"Variables": environment["Variables"] | {"USAGE_TABLE": "gone"}}
+    aws.update_function_configuration(FunctionName=function, Environment=broken)
+    try:
+        body = json.dumps({"id": "m1", "customer": "mary", "feature": "flow-calls"})
+        message = queues.sqs.send_message(QueueUrl=queues.events, MessageBody=body)["MessageId"]
+        assert dead(queues)["MessageId"] == message
+    finally:
+        aws.update_function_configuration(FunctionName=function, Environment=environment)
+    assert error_record(stack, message)["status"]["S"] == "manual"
+    assert redrive(queues).sent == 1
+    assert counted(api, 1, "mary") == 1
+    for _ in range(500):
+        if error_record(stack, message)["status"]["S"] == "resolved":
+            break
+    assert error_record(stack, message)["status"]["S"] == "resolved"

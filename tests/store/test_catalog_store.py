@@ -1,15 +1,18 @@
 """What the use cases rely on, of the catalog in DynamoDB and of its fake alike."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import boto3
 import pytest
 
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_recovery import NOW
+from tollgate.catalog.deliveries import Lease
 from tollgate.catalog.keys import ApiKey
 from tollgate.catalog.model import (
     Aggregation,
@@ -24,12 +27,19 @@ from tollgate.catalog.model import (
     Quota,
     Rate,
     RateAlgorithm,
+    Sharding,
+    Snapshot,
     Subscription,
     SubscriptionStatus,
+    Threshold,
+    subscription_to_dict,
 )
 from tollgate.catalog.periods import Interval
 from tollgate.catalog.service import put_plan
-from tollgate.catalog.store import DynamoCatalog, cursor_secret
+from tollgate.catalog.store import DynamoCatalog, DynamoOnce, SubscriptionsItem, cursor_secret
+from tollgate.catalog.webhooks import Webhook
+from tollgate.kernel.dynamodb import UsageTable, connect
+from tollgate.kernel.errors import Conflict, Unavailable
 from tollgate.pricing.model import Flat, Package, PartialPackage, Price, Tier, Tiered, Volume, ZeroUsage
 
 D = Decimal
@@ -227,7 +237,7 @@ def test_a_customer_has_many_subscriptions_in_the_order_they_were_made(store: St
     for one in (*mine[:2], others, mine[2]):
         assert store.add_subscription(one)
     assert store.subscriptions("acme") == mine
-    assert store.subscriptions_of(["acme", "other", "nobody"]) == {"acme": mine, "other": (others,)}
+    assert store.snapshots_of(["acme", "other", "nobody"]) == {"acme": Snapshot(mine), "other": Snapshot((others,))}
     assert [store.subscription(f"sub-{number}") for number in (1, 2, 3)] == [mine[1], mine[2], mine[0]]
 
 
@@ -252,7 +262,7 @@ def test_many_customers_are_written_with_their_first_subscription(store: Store) 
         second = subscription(f"{first.id}-2", customer.id)
         assert store.add_subscription(second)
         assert store.subscriptions(customer.id) == (first, second)
-    assert set(store.subscriptions_of(customer.id for customer, _ in newcomers)) == {one.id for one, _ in newcomers}
+    assert set(store.snapshots_of(customer.id for customer, _ in newcomers)) == {one.id for one, _ in newcomers}
 
 
 def test_a_customer_that_has_a_subscription_is_left_as_it_is(store: Store) -> None:
@@ -267,6 +277,141 @@ def test_a_customer_that_has_a_subscription_is_left_as_it_is(store: Store) -> No
     assert store.subscriptions("acme") == (subscription(),)
     assert store.subscription("sub-2") is None
     assert store.subscription("sub-3") == subscription("sub-3", "b")
+
+
+# Snapshots
+
+FOUR = Sharding(NOW + timedelta(minutes=15), 4)
+ALERTS = (Threshold(percent=D("80.5")), Threshold(quantity=D("12345678901234567890.000000000000000001")))
+
+
+def test_a_snapshot_comes_back_as_it_was_written(store: Store) -> None:
+    """Whatever is in it; a customer of whom nothing is kept is left out."""
+    for made in (
+        Snapshot(shards={"api-calls": (FOUR, Sharding(NOW + timedelta(days=1), 1)), "other": (FOUR,)}),
+        Snapshot(alerts={"seats": ALERTS}),
+        Snapshot((subscription(),), {"api-calls": (FOUR,)}, {"seats": ALERTS}),
+    ):
+        assert store.update_snapshot("acme", lambda _, made=made: made)  # type: ignore[misc]
+        assert store.snapshot("acme") == made
+        assert store.snapshots_of(["acme", "nobody"]) == {"acme": made}
+    assert store.update_snapshot("acme", lambda _: Snapshot())
+    assert store.snapshot("acme") == store.snapshot("nobody") == Snapshot()
+    assert store.snapshots_of(["acme", "nobody"]) == {}
+
+
+def test_a_subscription_leaves_the_rest_of_the_snapshot_alone(store: Store) -> None:
+    """So does a load of many."""
+    rest = Snapshot(shards={"api-calls": (FOUR,)}, alerts={"seats": ALERTS})
+    for customer in ("acme", "b"):
+        store.update_snapshot(customer, lambda _: rest)
+    assert store.add_subscription(subscription())
+    assert store.snapshot("acme") == replace(rest, subscriptions=(subscription(),))
+    newcomers = [(Customer(name), subscription(f"sub-{name}", name)) for name in ("acme", "b")]
+    assert store.add_customers(newcomers) == 1
+    assert store.snapshot("acme") == replace(rest, subscriptions=(subscription(),))
+    assert store.snapshot("b") == replace(rest, subscriptions=(subscription("sub-b", "b"),))
+    assert store.add_subscription(subscription("sub-b2", "b"))
+
+
+def test_a_change_that_fails_writes_nothing(store: Store) -> None:
+    """Of a snapshot or of the webhooks."""
+
+    def fail(_: Any) -> Any:
+        raise Conflict("no")
+
+    with pytest.raises(Conflict):
+        store.update_snapshot("acme", fail)
+    with pytest.raises(Conflict):
+        store.update_webhooks(fail)
+    assert store.snapshot("acme") == Snapshot()
+    assert store.webhooks() == ()
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_snapshot_or_webhooks_that_another_changes_meanwhile_are_not_written() -> None:
+    """The other's change stays."""
+    store, mine = DynamoCatalog(), Snapshot(shards={"api-calls": (FOUR,)})
+    others = Snapshot(alerts={"seats": ALERTS})
+
+    def late(_: Snapshot) -> Snapshot:
+        assert store.update_snapshot("acme", lambda _: others)
+        return mine
+
+    assert not store.update_snapshot("acme", late)
+    assert store.snapshot("acme") == others
+
+    def late_too(_: tuple[Webhook, ...]) -> tuple[Webhook, ...]:
+        assert store.update_webhooks(lambda _: (webhook("w2"),))
+        return (webhook("w1"),)
+
+    assert not store.update_webhooks(late_too)
+    assert store.webhooks() == (webhook("w2"),)
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_snapshot_that_was_written_before_there_were_shards_and_alerts_is_read() -> None:
+    """It has subscriptions alone."""
+    item = SubscriptionsItem("CUSTOMER#acme", "SUBSCRIPTIONS", subscriptions=[subscription_to_dict(subscription())])
+    connect(UsageTable)
+    item.save()
+    assert set(item.serialize()) == {"pk", "sk", "kind", "version", "subscriptions"}
+    assert DynamoCatalog().snapshot("acme") == Snapshot((subscription(),))
+
+
+# Webhooks
+
+
+def webhook(webhook_id: str = "w1", **change: Any) -> Webhook:
+    """A webhook."""
+    made = Webhook(webhook_id, "https://receiver.example/", ("usage.threshold_reached",), "whsec_AAAA", NOW)
+    return replace(made, **change)
+
+
+def test_webhooks_come_back_as_they_were_written(store: Store) -> None:
+    """In their order; none at first."""
+    assert store.webhooks() == ()
+    made = (webhook("b"), webhook("a", disabled_at=NOW + timedelta(microseconds=1), events=("x", "y")))
+    assert store.update_webhooks(lambda _: made)
+    assert store.webhooks() == made
+    assert store.update_webhooks(lambda before: before[1:])
+    assert store.webhooks() == made[1:]
+
+
+# Events that leave
+
+
+@pytest.mark.usefixtures("tables")
+def test_an_event_is_sent_by_one_at_a_time_and_never_again() -> None:
+    """A lease that nobody gave back ends after a minute."""
+    once, later = DynamoOnce(), NOW + timedelta(days=90)
+
+    def claim(at: datetime, sk: str = "percent#80") -> Lease | None:
+        return once.claim("ALERT#acme", sk, now=at, kept_until=later)
+
+    first = claim(NOW)
+    assert first == Lease("ALERT#acme", "percent#80", NOW + timedelta(minutes=1), later)
+    assert claim(NOW, "percent#100") is not None
+    with pytest.raises(Unavailable):
+        claim(NOW + timedelta(minutes=1))
+    second = claim(NOW + timedelta(minutes=1, microseconds=1))
+    assert first is not None
+    assert second is not None
+    once.done(first)  # too late
+    with pytest.raises(Unavailable):
+        claim(NOW + timedelta(minutes=2))
+    once.done(second)
+    assert claim(NOW + timedelta(minutes=2)) is None
+    assert claim(NOW + timedelta(days=80)) is None
+
+
+@pytest.mark.usefixtures("tables")
+def test_what_was_sent_is_forgotten_by_the_table_in_its_time() -> None:
+    """Its ttl is in seconds."""
+    later = NOW + timedelta(days=90)
+    DynamoOnce().claim("ALERT#acme", "percent#80", now=NOW, kept_until=later)
+    [item] = boto3.client("dynamodb").scan(TableName=os.environ["USAGE_TABLE"])["Items"]
+    assert item["ttl"] == {"N": str(int(later.timestamp()))}
 
 
 # Keys

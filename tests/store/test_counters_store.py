@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, ReadTimeoutError
-from pynamodb.connection import Connection
 
-from tests.unit.fakes_metering import FakeCounters
+from tests.unit.fakes_metering import FakeCounters, make_count
 from tollgate.catalog.model import Aggregation, Rate
-from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally
+from tollgate.metering.model import Batch, Count, CounterId, Outcome, Scope, Series, Tally
 from tollgate.metering.rates import RateState, record
 from tollgate.metering.service import Counters
 from tollgate.metering.store import DynamoCounters
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 20, tzinfo=UTC)
+UNTIL = NOW + timedelta(days=2)
+WRITES = {"PutItem", "UpdateItem", "TransactWriteItems"}
 ACCEPTED, DUPLICATE, CONFLICT = Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT
 
 
@@ -37,67 +38,71 @@ def counter(customer: str = "ada", feature: str = "requests", start: datetime = 
     return CounterId(customer, feature, "sub", start)
 
 
-def count(number: int, quantity: str = "1", *, minutes: int = 0, **fields: Any) -> Count:
+def count(number: int, quantity: str = "1", *, minutes: float = 0, **fields: Any) -> Count:
     """The event of that number."""
-    at = START + timedelta(minutes=minutes)
-    known: dict[str, Any] = {"counter": counter(), "digest": b"same"} | fields
-    return Count(at=at, quantity=Decimal(quantity), hash=number.to_bytes(12, "big"), **known)
+    known: dict[str, Any] = {"at": START + timedelta(minutes=minutes), "counter": counter()} | fields
+    return make_count(number, quantity, **known)
+
+
+def by_id(number: int, quantity: str = "1", *, minutes: float = 0, until: datetime = UNTIL) -> Count:
+    """The event of that number, which is known by its id alone."""
+    return count(number, quantity, minutes=minutes, scope=Scope.ID, until=until)
+
+
+def batch(*counts: Count, aggregation: Aggregation = Aggregation.SUM, customer: str = "ada", shard: int = 0) -> Batch:
+    """A batch of one series."""
+    return Batch(Series(customer, "requests", shard), aggregation, counts)
 
 
 def send(store: Counters, *counts: Count, aggregation: Aggregation = Aggregation.SUM) -> list[Outcome]:
     """Count one batch."""
-    (outcomes,) = store.count([Batch("ada", "requests", aggregation, counts)], NOW, lambda: 20.0)
+    (outcomes,) = store.count([batch(*counts, aggregation=aggregation)], NOW, lambda: 20.0)
     return outcomes
 
 
 def test_what_is_accepted_is_in_the_next_read(counters: Counters) -> None:
-    """The counter, its period and its bucket all show it."""
-    assert send(counters, count(1, "2.5"), count(2, "0.5", minutes=20)) == [ACCEPTED, ACCEPTED]
+    """The counter, its period and its hours all show it."""
+    assert send(counters, count(1, "2.5"), count(2, "0.5", minutes=80)) == [ACCEPTED, ACCEPTED]
     assert counters.tallies([counter()]) == {counter(): Tally(Decimal(3), 2)}
     assert counters.periods("ada", "requests") == {counter(): Tally(Decimal(3), 2)}
-    assert counters.buckets("ada", "requests", START, NOW) == [
+    assert counters.hours("ada", "requests", START, NOW) == [
         (START, counter(), Tally(Decimal("2.5"), 1)),
-        (START + timedelta(minutes=15), counter(), Tally(Decimal("0.5"), 1)),
+        (START + timedelta(hours=1), counter(), Tally(Decimal("0.5"), 1)),
     ]
 
 
 def test_a_resend_is_a_duplicate_and_another_body_a_conflict(counters: Counters) -> None:
     """In the same request and in a later one."""
-    assert send(counters, count(1), count(1), count(1, digest=b"othr")) == [ACCEPTED, DUPLICATE, CONFLICT]
-    assert send(counters, count(1), count(2), count(1, digest=b"othr")) == [DUPLICATE, ACCEPTED, CONFLICT]
+    assert send(counters, count(1), count(1), count(1, body="other")) == [ACCEPTED, DUPLICATE, CONFLICT]
+    assert send(counters, count(1), count(2), count(1, body="other")) == [DUPLICATE, ACCEPTED, CONFLICT]
     assert counters.tallies([counter()])[counter()].events == 2
 
 
 def test_nothing_is_read_of_what_was_never_counted(counters: Counters) -> None:
-    """No counter, no buckets, no rate."""
+    """No counter, no hours, no rate."""
     assert counters.tallies([counter()]) == {}
     assert counters.periods("ada", "requests") == {}
-    assert counters.buckets("ada", "requests", START, NOW) == []
+    assert counters.hours("ada", "requests", START, NOW) == []
     assert counters.rate("ada", "requests") == RateState()
 
 
 def test_batches_of_many_customers_are_answered_each_in_its_place(counters: Counters) -> None:
     """No batch hears of another's outcome."""
-    batches = [
-        Batch(f"c{n}", "requests", Aggregation.SUM, (count(1, str(n), counter=counter(f"c{n}")),)) for n in range(30)
-    ]
-    assert counters.count(batches[:1], NOW, lambda: 20.0) == [[ACCEPTED]]
-    for batch in batches[1:]:
-        counters.count([batch], NOW, lambda: 20.0)
+    batches = [batch(count(1, str(n + 1), counter=counter(f"c{n}")), customer=f"c{n}") for n in range(30)]
+    assert counters.count(batches, NOW, lambda: 20.0) == [[ACCEPTED]] * 30
     ids = [counter(f"c{n}") for n in range(30)]
     assert {one.customer: tally.quantity for one, tally in counters.tallies(ids).items()} == {
-        f"c{n}": n for n in range(30)
+        f"c{n}": n + 1 for n in range(30)
     }
 
 
 def test_an_event_known_by_its_id_alone_is_forgotten_when_its_window_ends(counters: Counters) -> None:
     """The database may keep the marker longer: it does not count."""
-    until = NOW + timedelta(days=2)
-    assert send(counters, count(1, until=until), count(1, minutes=90, until=until)) == [ACCEPTED, DUPLICATE]
-    later = Batch("ada", "requests", Aggregation.SUM, (count(1, until=until + timedelta(days=2)),))
-    assert counters.count([later], until - timedelta(seconds=1), lambda: 20.0) == [[DUPLICATE]]
-    assert counters.count([later], until, lambda: 20.0) == [[ACCEPTED]]
-    assert counters.count([later], until, lambda: 20.0) == [[DUPLICATE]]
+    assert send(counters, by_id(1), by_id(1, minutes=90)) == [ACCEPTED, DUPLICATE]
+    later = batch(by_id(1, minutes=200, until=UNTIL + timedelta(days=2)))
+    assert counters.count([later], UNTIL - timedelta(seconds=1), lambda: 20.0) == [[DUPLICATE]]
+    assert counters.count([later], UNTIL, lambda: 20.0) == [[ACCEPTED]]
+    assert counters.count([later], UNTIL, lambda: 20.0) == [[DUPLICATE]]
 
 
 @pytest.mark.parametrize("aggregation", Aggregation)
@@ -139,12 +144,12 @@ def test_a_bucket_of_thousands_of_ids_spills_and_still_knows_them_all(counters: 
 
 
 def test_a_batch_over_weeks_is_counted_in_as_many_transactions_as_it_takes(counters: Counters) -> None:
-    """300 buckets and 100 ids known alone, in one request."""
-    until = NOW + timedelta(days=2)
-    sent = [count(n, minutes=15 * n) for n in range(300)] + [count(1_000 + n, until=until) for n in range(100)]
+    """300 hours before all that was counted, and 100 ids known alone, in one request."""
+    send(counters, count(0, minutes=60 * 400))
+    sent = [count(n, minutes=60 * n) for n in range(1, 301)] + [by_id(1_000 + n) for n in range(100)]
     assert set(send(counters, *sent)) == {ACCEPTED}
     assert set(send(counters, *sent)) == {DUPLICATE}
-    assert len(counters.buckets("ada", "requests", START, NOW)) == 300
+    assert sum(tally.events for _, _, tally in counters.hours("ada", "requests", START, NOW)) == 401
 
 
 @pytest.mark.usefixtures("tables")
@@ -152,15 +157,15 @@ def test_a_writer_that_lost_its_race_reads_again_and_counts(monkeypatch: pytest.
     """Another writer comes between the read and the write: both count, and the pause is a random part of it."""
     pauses: list[float] = []
     store = DynamoCounters(pause=pauses.append)
-    write = Connection.transact_write_items
+    call = getattr(BaseClient, "_make_api_call")  # noqa: B009  boto3's own stubs do not name it
     rivals = iter([True])
 
-    def interrupted(self: Connection, *args: Any, **kwargs: Any) -> Any:
-        if next(rivals, False):
+    def interrupted(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation in WRITES and next(rivals, False):
             assert send(DynamoCounters(), count(2)) == [ACCEPTED]
-        return write(self, *args, **kwargs)
+        return call(self, operation, arguments)
 
-    monkeypatch.setattr(Connection, "transact_write_items", interrupted)
+    monkeypatch.setattr(BaseClient, "_make_api_call", interrupted)
     assert send(store, count(1)) == [ACCEPTED]
     assert store.tallies([counter()])[counter()].events == 2
     assert len(pauses) == 1
@@ -170,19 +175,20 @@ def test_a_writer_that_lost_its_race_reads_again_and_counts(monkeypatch: pytest.
 @pytest.mark.usefixtures("tables")
 def test_with_no_time_left_nothing_is_counted_and_the_caller_is_told() -> None:
     """Safe to send again: it counts then."""
-    batch = Batch("ada", "requests", Aggregation.SUM, (count(1), count(2)))
-    assert DynamoCounters().count([batch], NOW, lambda: 1.0) == [[Outcome.UNAVAILABLE, Outcome.UNAVAILABLE]]
+    assert DynamoCounters().count([batch(count(1), count(2))], NOW, lambda: 1.0) == [
+        [Outcome.UNAVAILABLE, Outcome.UNAVAILABLE]
+    ]
     assert DynamoCounters().tallies([counter()]) == {}
     assert send(DynamoCounters(), count(1), count(2)) == [ACCEPTED, ACCEPTED]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, *failures: Exception) -> None:
-    """Have the next transactions fail so, one after the other."""
+    """Have the next writes fail so, one after the other."""
     write = getattr(BaseClient, "_make_api_call")  # noqa: B009  boto3's own stubs do not name it
     left = iter(failures)
 
     def call(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
-        if operation == "TransactWriteItems" and (failure := next(left, None)):
+        if operation in WRITES and (failure := next(left, None)):
             raise failure
         return write(self, operation, arguments)
 
@@ -210,21 +216,25 @@ def test_a_conflict_or_a_throttle_is_tried_again(monkeypatch: pytest.MonkeyPatch
     """boto3 does not try a cancelled transaction again: we do, after a pause."""
     pauses: list[float] = []
     failing(monkeypatch, failure, failure)
-    (outcomes,) = DynamoCounters(pause=pauses.append).count(
-        [Batch("ada", "requests", Aggregation.SUM, (count(1),))], NOW, lambda: 20.0
-    )
+    (outcomes,) = DynamoCounters(pause=pauses.append).count([batch(count(1))], NOW, lambda: 20.0)
     assert (outcomes, len(pauses)) == ([ACCEPTED], 2)
 
 
 @pytest.mark.usefixtures("tables")
-@pytest.mark.parametrize(
-    "failure", [ReadTimeoutError(endpoint_url="http://nowhere"), cancelled("ValidationError"), cancelled("Other")]
-)
-def test_an_answer_that_never_came_leaves_its_batch_and_no_other_to_be_sent_again(
+def test_an_answer_that_never_came_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether the first write was done: what is stored by then decides."""
+    failing(monkeypatch, ReadTimeoutError(endpoint_url="http://nowhere"))
+    store = DynamoCounters(pause=lambda _: None)
+    assert send(store, count(1)) == [ACCEPTED]
+    assert send(store, count(1)) == [DUPLICATE]
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("failure", [cancelled("ValidationError"), cancelled("Other")])
+def test_a_write_that_can_never_succeed_leaves_its_batch_and_no_other_to_be_sent_again(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """Nobody knows whether it was counted; sent again, it is counted or a duplicate."""
+    """The caller is told, and it may be sent again."""
     failing(monkeypatch, failure)
-    batch = Batch("ada", "requests", Aggregation.SUM, (count(1),))
-    assert DynamoCounters().count([batch], NOW, lambda: 20.0) == [[Outcome.UNAVAILABLE]]
-    assert DynamoCounters().count([batch], NOW, lambda: 20.0) == [[ACCEPTED]]
+    assert DynamoCounters().count([batch(count(1))], NOW, lambda: 20.0) == [[Outcome.UNAVAILABLE]]
+    assert DynamoCounters().count([batch(count(1))], NOW, lambda: 20.0) == [[ACCEPTED]]

@@ -17,6 +17,7 @@ from botocore.client import BaseClient
 
 from tests.conftest import ROOT, TABLES, template
 from tollgate.catalog import service
+from tollgate.catalog.deliveries import EventBus
 from tollgate.catalog.keys import ApiKey
 from tollgate.catalog.model import BillingPeriod, Customer, Feature, FeatureType, Overage, Plan, PlanFeature, Quota
 from tollgate.catalog.periods import Interval
@@ -57,6 +58,7 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
         DynamoRecovery(), error_type=ErrorType.STATE_TRANSITION_ERROR, operation="collect", arguments={},
         customer="acme", subscription=None, context={}, error="failed", clock=lambda: SINCE, id="err_1",
     )  # fmt: skip
+    boto3.client("events").create_event_bus(Name=os.environ["EVENTS_BUS_NAME"])
     monkeypatch.setenv("OPERATIONS_TOPIC_ARN", boto3.client("sns").create_topic(Name="operations")["TopicArn"])
 
 
@@ -142,10 +144,18 @@ def test_usage_counts_a_batch_of_cloud_events(invoke: Invoke) -> None:
     assert used() == 3
 
 
-def test_usage_counts_the_events_of_a_queue_message(invoke: Invoke) -> None:
-    """At the time the message was sent, however late it is handled; it may come twice."""
+def test_usage_counts_the_events_of_queue_messages(invoke: Invoke) -> None:
+    """Sent to wait, sent by a producer, and come over the bus (5, 7 + 1 and 11); however often they come."""
     assert invoke("usage-sqs") == invoke("usage-sqs") == {"batchItemFailures": []}
-    assert used() == 5
+    assert used() == 24
+
+
+def test_alerts_tells_of_a_threshold_once(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the bus, where no webhook wants it; the message may come twice."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(EventBus, "put", lambda _bus, _id, event: told.append(event))
+    assert invoke("alerts-sqs") == invoke("alerts-sqs") == {"batchItemFailures": []}
+    assert told == [json.loads(sample("alerts-sqs")["Records"][0]["body"])]
 
 
 def test_pricing_quotes_tier_by_tier(invoke: Invoke) -> None:
@@ -211,7 +221,7 @@ def actions(api: str, operation: str, request: dict[str, Any]) -> Iterator[tuple
     elif api == "dynamodb":
         yield f"dynamodb:{operation}", table(request), partition_key(request)
     else:
-        resources = {"PutMetricData": "*", "Publish": "OperationsTopic"}
+        resources = {"PutMetricData": "*", "Publish": "OperationsTopic", "PutEvents": "EventsBus"}
         yield f"{api}:{operation}", resources[operation], None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, TABLES
+from tollgate.catalog.store import DynamoOnce
 from tollgate.recovery.service import Report
 from tools.routes import Route, routes_of
 
@@ -37,10 +38,26 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
     },
     "Usage": {
         "UsageLogs": LOGS,
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", "dynamodb:PutItem"},
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
-        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
+        "UsageTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:BatchWriteItem",
+        },
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"},
+        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"},
         "EventsQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "AlertsQueue": {"sqs:SendMessage"},
+    },
+    "Alerts": {
+        "AlertsLogs": LOGS,
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
+        "EventsBus": {"events:PutEvents"},
+        "AlertsQueue": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
     },
     "Pricing": {
         "PricingLogs": LOGS,
@@ -55,6 +72,8 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
         "RecoveryTable/index/due": {"dynamodb:Query"},
         "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "EventsBus": {"events:PutEvents"},
         "*": {"cloudwatch:PutMetricData"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
@@ -76,15 +95,28 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Authorizer", "CatalogTable"): ["KEY"],
     ("Catalog", "UsageTable"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
     ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
-    ("Usage", "UsageTable", "dynamodb:PutItem"): ["COUNTER#*", "EVENT#*"],
-    ("Usage", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
+    ("Usage", "UsageTable", "dynamodb:PutItem"): ["HEAD#*", "COUNTER#*", "EVENT#*", "ADJUST#*", "ARCHIVE#*"],
+    ("Usage", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("Usage", "UsageTable", "dynamodb:BatchWriteItem"): ["ARCHIVE#*"],
+    ("Usage", "CatalogTable", "dynamodb:GetItem", "dynamodb:BatchGetItem"): ["FEATURE", "PLAN#*", "CUSTOMER", "SECRET"],
+    ("Usage", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
     ("Entitlements", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
+    ("Alerts", "UsageTable"): ["ALERT#*"],
+    ("Alerts", "CatalogTable"): ["WEBHOOK"],
+    ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
 
 NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
 OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
-QUEUES = ("EventsQueue", "EventsDeadLetterQueue", "InvocationsDeadLetterQueue")
+QUEUES = (
+    "EventsQueue",
+    "EventsDeadLetterQueue",
+    "AlertsQueue",
+    "AlertsDeadLetterQueue",
+    "InvocationsDeadLetterQueue",
+)
+CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts")]
 
 
 def arn(name: str) -> dict[str, Any]:
@@ -272,24 +304,78 @@ def test_a_queue_is_encrypted_and_keeps_messages_as_long_as_sqs_can(resources: R
     assert (properties["SqsManagedSseEnabled"], properties["MessageRetentionPeriod"]) == (True, 14 * 24 * 60 * 60)
 
 
-def test_events_that_cannot_be_counted_go_to_a_dead_letter_queue(resources: Resources) -> None:
+@pytest.mark.parametrize(("queue", "_consumer"), CONSUMERS)
+def test_what_cannot_be_dealt_with_goes_to_a_dead_letter_queue(
+    resources: Resources, queue: str, _consumer: str
+) -> None:
     """After five attempts, which outlast a throttled minute."""
+    redrive = resources[f"{queue}Queue"]["Properties"]["RedrivePolicy"]
+    assert redrive == {"deadLetterTargetArn": arn(f"{queue}DeadLetterQueue"), "maxReceiveCount": 5}
+
+
+def test_the_consumer_knows_which_receive_of_a_message_is_the_last(resources: Resources) -> None:
+    """It writes a record before that one, which a killed function could not."""
+    environment = resources["UsageFunction"]["Properties"]["Environment"]["Variables"]
     redrive = resources["EventsQueue"]["Properties"]["RedrivePolicy"]
-    assert redrive == {"deadLetterTargetArn": arn("EventsDeadLetterQueue"), "maxReceiveCount": 5}
+    assert environment["EVENTS_MAX_RECEIVES"] == str(redrive["maxReceiveCount"])
 
 
-def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(resources: Resources) -> None:
+def test_all_that_is_put_on_the_usage_bus_goes_to_the_events_queue(resources: Resources) -> None:
+    """Whatever its source and detail-type, which every event has as a string; what cannot be delivered is kept."""
+    [rule] = [
+        one for one in of_type(resources, "AWS::Events::Rule").values() if one["EventBusName"] == {"Ref": "UsageBus"}
+    ]
+    assert rule["EventPattern"] == {"source": [{"prefix": ""}]}
+    [target] = rule["Targets"]
+    assert (target["Arn"], target["DeadLetterConfig"]) == (arn("EventsQueue"), {"Arn": arn("EventsDeadLetterQueue")})
+    assert target["RetryPolicy"] == {"MaximumRetryAttempts": 185, "MaximumEventAgeInSeconds": 24 * 60 * 60}
+    assert {"InputPath", "InputTransformer", "Input"} & set(target) == set(), "the consumer reads the envelope"
+
+
+@pytest.mark.parametrize("queue", ["EventsQueue", "EventsDeadLetterQueue"])
+def test_of_the_services_of_aws_only_the_rule_of_the_usage_bus_may_send_to_a_queue(
+    resources: Resources, queue: str
+) -> None:
+    """Producers of this account need the permission in a policy of their own."""
+    policies = [one for one in of_type(resources, "AWS::SQS::QueuePolicy").values() if {"Ref": queue} in one["Queues"]]
+    [statement] = [statement for one in policies for statement in one["PolicyDocument"]["Statement"]]
+    assert {**statement, "Sid": ""} == {
+        "Sid": "",
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn(queue),
+        "Condition": {"ArnEquals": {"aws:SourceArn": arn("UsageRule")}},
+    }
+
+
+@pytest.mark.parametrize(("queue", "consumer"), CONSUMERS)
+def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(
+    resources: Resources, queue: str, consumer: str
+) -> None:
     """What AWS asks for, so that a message is not handled twice while the function is throttled."""
-    timeout = resources["UsageFunction"]["Properties"]["Timeout"]
-    assert resources["EventsQueue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
+    timeout = resources[f"{consumer}Function"]["Properties"]["Timeout"]
+    assert resources[f"{queue}Queue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
 
 
-def test_the_events_queue_is_read_with_partial_failures(resources: Resources) -> None:
+def test_a_queue_is_read_with_partial_failures(resources: Resources) -> None:
     """One bad message does not bring its neighbours back."""
-    [mapping] = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
-    assert mapping["EventSourceArn"] == arn("EventsQueue")
-    assert mapping["FunctionName"] == {"Ref": "UsageFunction"}
-    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
+    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings]
+    assert read == [(arn(f"{queue}Queue"), {"Ref": f"{consumer}Function"}) for queue, consumer in CONSUMERS]
+    assert all(mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for mapping in mappings)
+
+
+def test_a_lease_of_an_alert_lasts_until_the_function_that_holds_it_has_ended(resources: Resources) -> None:
+    """So that two never tell one alert at once, and a message comes again when its lease is over."""
+    lease = DynamoOnce.LEASE.total_seconds()
+    assert resources["AlertsFunction"]["Properties"]["Timeout"] <= lease
+    assert lease < resources["AlertsQueue"]["Properties"]["VisibilityTimeout"]
+
+
+def test_webhooks_may_not_lead_into_private_networks_unless_that_is_asked_for(translated: dict[str, Any]) -> None:
+    """The local stack asks for it: its receivers are on this machine."""
+    assert translated["Parameters"]["AllowPrivateWebhooks"]["Default"] == "false"
 
 
 def test_the_operations_topic_is_encrypted(resources: Resources) -> None:
@@ -332,13 +418,14 @@ def test_a_run_of_the_processor_ends_before_the_next_begins(resources: Resources
 
 
 def test_nothing_has_a_fixed_name_so_that_two_environments_fit_in_one_account(resources: Resources) -> None:
-    """All but the layer, whose versions may share a name."""
+    """All but the layer, whose versions may share a name; a bus, which must have one, has the stack's in it."""
     fixed = [
         f"{name}.{key}"
         for name, resource in resources.items()
-        for key in resource.get("Properties", {})
+        for key, value in resource.get("Properties", {}).items()
         if key in {"Name", "TableName", "QueueName", "TopicName", "RoleName", "AlarmName", "LogGroupName"}
         or (key == "FunctionName" and resource["Type"] == "AWS::Lambda::Function")
+        if "${AWS::StackName}" not in str(value)
     ]
     assert not fixed
 
@@ -421,6 +508,7 @@ def test_what_waits_in_a_dead_letter_queue_or_fails_in_a_sweep_is_told(resources
     }
     assert watched["ApproximateNumberOfMessagesVisible"] == [
         {"Fn::GetAtt": ["EventsDeadLetterQueue", "QueueName"]},
+        {"Fn::GetAtt": ["AlertsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["InvocationsDeadLetterQueue", "QueueName"]},
     ]
     assert watched["Errors"] == [{"Ref": "RetryProcessorFunction"}]
@@ -544,6 +632,7 @@ def vagueness(key: str) -> tuple[int, list[int], bool]:
         ("OperationsEmail", ""),
         ("UnresolvedErrorsThreshold", 1),
         ("LogRetentionDays", 30),
+        ("ArchiveDays", 400),
     ],
 )
 def test_a_deployment_needs_no_parameters(translated: dict[str, Any], parameter: str, default: object) -> None:

@@ -1,10 +1,12 @@
 """A catalog in memory, held to the same contract as the one in DynamoDB."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tollgate.catalog.keys import ApiKey
-from tollgate.catalog.model import Customer, Feature, Plan, Subscription
+from tollgate.catalog.model import Customer, Feature, Plan, Snapshot, Subscription
+from tollgate.catalog.webhooks import Webhook
 
 __all__ = ["MemoryCatalog"]
 
@@ -18,8 +20,9 @@ class MemoryCatalog:
         self._features: dict[str, Feature] = {}
         self._plans: dict[str, tuple[Plan, ...]] = {}
         self._customers: dict[str, Customer] = {}
-        self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, ApiKey] = {}
+        self._webhooks: tuple[Webhook, ...] = ()
 
     def feature(self, code: str) -> Feature | None:
         """The feature."""
@@ -77,22 +80,32 @@ class MemoryCatalog:
 
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
         """All subscriptions of a customer."""
-        return self._subscriptions.get(customer_id, ())
+        return self.snapshot(customer_id).subscriptions
 
-    def subscriptions_of(self, customer_ids: Iterable[str]) -> dict[str, tuple[Subscription, ...]]:
-        """The same for many; customers with none are left out."""
-        return {one: self._subscriptions[one] for one in customer_ids if one in self._subscriptions}
+    def snapshot(self, customer_id: str) -> Snapshot:
+        """What is kept of a customer."""
+        return self._snapshots.get(customer_id, Snapshot())
+
+    def update_snapshot(self, customer_id: str, change: Callable[[Snapshot], Snapshot]) -> bool:
+        """Write a snapshot as `change` makes it of the one there is; whatever it raises."""
+        self._snapshots[customer_id] = change(self.snapshot(customer_id))
+        return True
+
+    def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
+        """What is kept of many customers; those of whom nothing is are left out."""
+        return {one: found for one in customer_ids if (found := self.snapshot(one)) != Snapshot()}
 
     def subscription(self, subscription_id: str) -> Subscription | None:
         """The subscription."""
-        every = (one for subscriptions in self._subscriptions.values() for one in subscriptions)
+        every = (one for snapshot in self._snapshots.values() for one in snapshot.subscriptions)
         return next((one for one in every if one.id == subscription_id), None)
 
     def add_subscription(self, subscription: Subscription) -> bool:
         """Write a new subscription, if its id is free."""
         if self.subscription(subscription.id):
             return False
-        self._subscriptions[subscription.customer] = (*self.subscriptions(subscription.customer), subscription)
+        before = self.snapshot(subscription.customer)
+        self._snapshots[subscription.customer] = replace(before, subscriptions=(*before.subscriptions, subscription))
         return True
 
     def add_customers(self, newcomers: Sequence[tuple[Customer, Subscription]]) -> int:
@@ -100,7 +113,7 @@ class MemoryCatalog:
         new = [(customer, first) for customer, first in newcomers if not self.subscriptions(customer.id)]
         for customer, first in new:
             self._customers[customer.id] = customer
-            self._subscriptions[customer.id] = (first,)
+            self._snapshots[customer.id] = replace(self.snapshot(customer.id), subscriptions=(first,))
         return len(new)
 
     def key(self, key_id: str) -> ApiKey | None:
@@ -118,6 +131,15 @@ class MemoryCatalog:
     def list_keys(self, after: str | None, limit: int) -> tuple[list[ApiKey], str | None]:
         """A page of keys."""
         return _page(self._keys, after, limit)
+
+    def webhooks(self) -> tuple[Webhook, ...]:
+        """All webhooks."""
+        return self._webhooks
+
+    def update_webhooks(self, change: Callable[[tuple[Webhook, ...]], tuple[Webhook, ...]]) -> bool:
+        """Write the webhooks as `change` makes them of those there are."""
+        self._webhooks = change(self._webhooks)
+        return True
 
 
 def _page(things: Mapping[str, Thing], after: str | None, limit: int) -> tuple[list[Thing], str | None]:

@@ -1,52 +1,210 @@
 """Counters and a directory in memory: the rules of metering with no database under them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
-from tollgate.catalog.model import Customer, Feature, Plan, Subscription
-from tollgate.metering.counting import Page, State, count_batch
-from tollgate.metering.model import Batch, CounterId, Outcome, Tally
+from tollgate.catalog.model import Aggregation, Customer, Feature, Plan, Rate, Snapshot, Subscription
+from tollgate.catalog.periods import Period
+from tollgate.metering.counters import LostRace, SeriesCounters
+from tollgate.metering.counting import (
+    Change,
+    DayId,
+    Head,
+    Known,
+    Marker,
+    Missing,
+    Page,
+    PastCounter,
+    is_known,
+    missing_for,
+    time_bucket,
+)
+from tollgate.metering.model import (
+    Adjustment,
+    Count,
+    CounterId,
+    Event,
+    Scope,
+    Series,
+    Tally,
+    event_digest,
+    event_hash,
+)
 from tollgate.metering.rates import RateState
 
 
-class FakeCounters:
-    """A `Counters` that keeps one state per customer and feature."""
+@dataclass
+class Stored:
+    """What is stored of a series."""
+
+    head: Head | None = None
+    pages: dict[str, dict[int, tuple[frozenset[bytes], frozenset[bytes]]]] = field(default_factory=dict)
+    periods: dict[CounterId, PastCounter] = field(default_factory=dict)
+    days: dict[DayId, dict[datetime, Tally]] = field(default_factory=dict)
+
+
+class FakeCounters(SeriesCounters):
+    """A `Counters` that keeps all in memory; a write fails on the same conditions as in the database."""
 
     def __init__(self) -> None:
-        self._states: dict[tuple[str, str], State] = {}
+        super().__init__(pause=lambda _: None)
+        self._stored: dict[Series, Stored] = {}
+        self._markers: dict[bytes, Marker] = {}
+        self._adjusted: set[tuple[Series, CounterId]] = set()
 
-    def count(self, batches: Sequence[Batch], now: datetime, time_left: Callable[[], float]) -> list[list[Outcome]]:
-        """Count batches one after the other."""
-        assert time_left() > 0
-        return [count_batch(batch, self._state(batch.customer, batch.feature), now) for batch in batches]
+    def _of(self, series: Series) -> Stored:
+        return self._stored.setdefault(series, Stored())
 
-    def tallies(self, counters: Iterable[CounterId]) -> dict[CounterId, Tally]:
+    def _read_heads(self, wanted: Sequence[Series]) -> dict[Series, Head]:
+        heads = {series: self._of(series).head for series in wanted}
+        return {series: deepcopy(head) for series, head in heads.items() if head is not None}
+
+    def _load(self, series: Series, known: Known, missing: Missing) -> None:
+        stored, structure = self._of(series), known.head.structure if known.head else 0
+        for at in missing.floors:
+            start = max(begin for key in stored.pages if (begin := time_bucket(key)) is not None and begin <= at)
+            known.floors[start] = max(at, known.floors.get(start, start))
+        for key in missing.pages:
+            page = Page(structure)
+            for ids, digests in stored.pages.get(key, {}).values():
+                page.ids |= ids
+                page.digests |= digests
+            known.pages[key] = page
+        known.periods |= {counter: stored.periods.get(counter) for counter in missing.periods}
+        known.days |= {day: dict(stored.days.get(day, {})) for day in missing.days}
+        known.markers |= {event: self._markers.get(event) for event in missing.markers}
+
+    def _write(self, series: Series, change: Change, known: Known) -> Head:
+        stored, old = self._of(series), known.head
+        head = stored.head
+        if (head is None) != (old is None) or (head and old and head.structure != old.structure):
+            raise LostRace(deepcopy(head))
+        if head is None or not change.adds:
+            assert head is None or old is None or head.tally.events == old.tally.events
+            head = deepcopy(change.head)
+        else:
+            assert not head.ids & change.ids
+            assert not change.ids or len(head.ids) + len(change.ids) <= change.room
+            head = replace(
+                head,
+                structure=change.head.structure,
+                end=change.head.end,
+                tally=head.tally.merge(change.added, Aggregation.SUM),
+                ids=head.ids | change.ids,
+                digests=head.digests | change.digests,
+                hours=dict(head.hours),
+            )
+            for hour, tally in change.hours.items():
+                head.hours[hour] = head.hours.get(hour, Tally()).merge(tally, Aggregation.SUM)
+        stored.head = head
+        for page in change.pages:
+            structure = head.structure if page.replaces is None else page.replaces
+            stored.pages.setdefault(page.key, {})[structure] = (page.ids, page.digests)
+        stored.periods |= change.periods
+        stored.days |= deepcopy(change.days)
+        self._markers |= change.markers
+        self._adjusted |= {(series, counter) for counter in change.adjusted}
+        self._adjusted -= {(series, counter) for counter in change.settled}
+        return deepcopy(head)
+
+    def tallies(self, counters: Iterable[CounterId], shards: Mapping[str, int] | None = None) -> dict[CounterId, Tally]:
         """What counters hold."""
-        found = {one: self._state(one.customer, one.feature).tallies.get(one) for one in counters}
-        return {counter: tally for counter, tally in found.items() if tally is not None}
+        found = {}
+        for counter in counters:
+            total = Tally()
+            for number in range((shards or {}).get(counter.feature, 1)):
+                periods = self._all(Series(counter.customer, counter.feature, number))
+                total = total.merge(periods.get(counter, Tally()), Aggregation.SUM)
+            if total.events:
+                found[counter] = total
+        return found
 
-    def periods(self, customer: str, feature: str) -> dict[CounterId, Tally]:
+    def periods(self, customer: str, feature: str, shards: int = 1) -> dict[CounterId, Tally]:
         """All counters of a customer and feature."""
-        return dict(self._state(customer, feature).tallies)
+        found: dict[CounterId, Tally] = {}
+        for number in range(shards):
+            for counter, tally in self._all(Series(customer, feature, number)).items():
+                found[counter] = found.get(counter, Tally()).merge(tally, Aggregation.SUM)
+        return {counter: tally for counter, tally in found.items() if tally.events}
 
-    def buckets(
-        self, customer: str, feature: str, start: datetime, end: datetime
+    def _all(self, series: Series) -> dict[CounterId, Tally]:
+        stored = self._of(series)
+        counters = {counter: past.tally for counter, past in stored.periods.items()}
+        if stored.head is not None and stored.head.counter is not None:
+            counters[stored.head.counter] = stored.head.tally
+        return counters
+
+    def hours(
+        self, customer: str, feature: str, start: datetime, end: datetime, shards: int = 1
     ) -> list[tuple[datetime, CounterId, Tally]]:
-        """What the quarters of an hour in [start, end) hold."""
-        pages: Iterable[tuple[datetime, Page]] = sorted(self._state(customer, feature).pages.items())
-        return [
-            (bucket, counter, tally)
-            for bucket, page in pages
-            if start <= bucket < end
-            for counter, tally in page.tallies.items()
-        ]
+        """What the hours that begin in [start, end) hold."""
+        rows = []
+        for number in range(shards):
+            stored = self._of(Series(customer, feature, number))
+            rows += [(hour, day[0], tally) for day, hours in stored.days.items() for hour, tally in hours.items()]
+            if stored.head is not None and stored.head.counter is not None:
+                counter = stored.head.counter
+                rows += [(hour, counter, tally) for hour, tally in stored.head.hours.items()]
+        return sorted((row for row in rows if start <= row[0] < end), key=lambda row: row[0])
 
     def rate(self, customer: str, feature: str) -> RateState:
         """Where a customer stands in a rate limit."""
-        return self._state(customer, feature).rate
+        head = self._of(Series(customer, feature)).head
+        return head.rate if head else RateState()
 
-    def _state(self, customer: str, feature: str) -> State:
-        return self._states.setdefault((customer, feature), State({}, {}, {}, RateState()))
+    def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
+        """Whether each event is among those that were counted."""
+        known = Known(self._of(series).head)
+        while missing := missing_for(counts, known):
+            self._load(series, known, missing)
+        return [bool(is_known(count, known, exactly=True)) for count in counts]
+
+    def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
+        """The newest stretch of time in [start, end] that one of the ids was counted in, roughly."""
+        wanted = set(hashes)
+        for event in wanted & self._markers.keys():
+            at = max(self._markers[event].at)
+            return Period(at, at + timedelta(microseconds=1))
+        stored = self._of(series)
+        if stored.head is None:
+            return None
+        if stored.head.ids & wanted:
+            return Period(datetime.fromtimestamp(stored.head.start, UTC), datetime.fromtimestamp(stored.head.end, UTC))
+        kept = {key for key, pages in stored.pages.items() for ids, _ in pages.values() if ids & wanted}
+        return Period(start, end) if kept else None
+
+    def adjustments(self, subscription: str) -> list[Adjustment]:
+        """The closed counters of a subscription that have had events since."""
+        found = []
+        for series, counter in sorted(self._adjusted, key=repr):
+            past = self._of(series).periods[counter]
+            if counter.subscription == subscription and past.closed is not None:
+                found.append(Adjustment(series, counter, past.closed, past.tally))
+        return found
+
+
+def make_count(
+    number: int,
+    quantity: str = "1",
+    *,
+    at: datetime,
+    counter: CounterId,
+    scope: Scope = Scope.TIME,
+    body: str = "",
+    until: datetime | None = None,
+    rate: Rate | None = None,
+) -> Count:
+    """The event of that number, ready to be counted; another `body` is another event with the same id."""
+    told = None if scope is Scope.RECEIPT else at
+    properties = {"body": body} if body else {}
+    event = Event(f"e{number}", "", counter.customer, counter.feature, Decimal(quantity), told, properties)
+    known = event_hash(event, scope)
+    digest = event_digest(event, known, told if scope is Scope.TIME else None)
+    hour = at.replace(minute=0, second=0, microsecond=0)
+    return Count(event, counter, at, hour, event.quantity, scope, known, digest, until, rate)
 
 
 class FakeDirectory:
@@ -65,12 +223,12 @@ class FakeDirectory:
         self._plans = {(one.code, one.version): one for one in plans}
         self._subscriptions = tuple(subscriptions)
 
-    def subscriptions_of(self, customer_ids: Iterable[str]) -> dict[str, tuple[Subscription, ...]]:
+    def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
         """The subscriptions of customers; those with none are left out."""
         found = {
             customer: tuple(one for one in self._subscriptions if one.customer == customer) for customer in customer_ids
         }
-        return {customer: subscriptions for customer, subscriptions in found.items() if subscriptions}
+        return {customer: Snapshot(subscriptions) for customer, subscriptions in found.items() if subscriptions}
 
     def plan(self, code: str, version: int | None = None) -> Plan | None:
         """A plan version."""

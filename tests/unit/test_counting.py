@@ -1,42 +1,40 @@
 """The counting rule: an event counts once or not at all, however it comes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.fakes_metering import FakeCounters
+from tests.unit.fakes_metering import FakeCounters, make_count
 from tollgate.catalog.model import Aggregation, Rate
-from tollgate.metering.counting import MAX_ITEMS, split
-from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally, bucket_of
+from tollgate.metering.model import Batch, Count, CounterId, Outcome, Scope, Series, Tally
 from tollgate.metering.rates import use
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
+UNTIL = NOW + timedelta(days=2)
 COUNTER = CounterId("ada", "requests", "sub", START)
+NEXT = CounterId("ada", "requests", "sub", START + timedelta(days=3))
+ACCEPTED, DUPLICATE, CONFLICT = Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT
 
 
-def count(
-    number: int,
-    quantity: str = "1",
-    *,
-    minutes: int = 0,
-    digest: bytes = b"same",
-    until: datetime | None = None,
-    counter: CounterId = COUNTER,
-) -> Count:
+def count(number: int, quantity: str = "1", *, minutes: float = 0, **fields: Any) -> Count:
     """The event of that number."""
-    at = START + timedelta(minutes=minutes)
-    return Count(counter, at, Decimal(quantity), number.to_bytes(12, "big"), digest, until)
+    known: dict[str, Any] = {"at": START + timedelta(minutes=minutes), "counter": COUNTER} | fields
+    return make_count(number, quantity, **known)
+
+
+def by_id(number: int, quantity: str = "1", *, minutes: float = 0, until: datetime = UNTIL, **fields: Any) -> Count:
+    """The event of that number, which is known by its id alone."""
+    return count(number, quantity, minutes=minutes, scope=Scope.ID, until=until, **fields)
 
 
 def batch(counts: Sequence[Count], aggregation: Aggregation = Aggregation.SUM) -> Batch:
     """A batch of one customer and feature."""
-    return Batch("ada", "requests", aggregation, tuple(counts))
+    return Batch(Series("ada", "requests"), aggregation, tuple(counts))
 
 
 def send(counters: FakeCounters, counts: Sequence[Count], aggregation: Aggregation = Aggregation.SUM) -> list[Outcome]:
@@ -46,18 +44,33 @@ def send(counters: FakeCounters, counts: Sequence[Count], aggregation: Aggregati
 
 
 def total(counters: FakeCounters) -> Tally:
-    """What the counter holds."""
-    return counters.tallies([COUNTER]).get(COUNTER, Tally())
+    """What both periods hold together."""
+    tallies = counters.tallies([COUNTER, NEXT])
+    return tallies.get(COUNTER, Tally()).merge(tallies.get(NEXT, Tally()), Aggregation.SUM)
+
+
+def all_together(counters: FakeCounters, aggregation: Aggregation) -> Tally:
+    """What all periods hold together."""
+    merged = Tally()
+    for tally in counters.periods("ada", "requests").values():
+        merged = merged.merge(tally, aggregation)
+    return merged
+
+
+def made(number: int, quantity: Decimal, minutes: int, scope: Scope) -> Count:
+    """An event in its period."""
+    at = START + timedelta(minutes=minutes)
+    counter = COUNTER if at < NEXT.period_start else NEXT
+    until = UNTIL if scope is Scope.ID else None
+    return make_count(number, str(quantity), at=at, counter=counter, scope=scope, until=until)
 
 
 events = st.builds(
-    lambda number, quantity, minutes, timeless: count(
-        number, str(quantity), minutes=minutes, until=NOW + timedelta(days=2) if timeless else None
-    ),
+    made,
     st.integers(0, 2**64),
     st.decimals(0, 10**6, places=6, allow_nan=False),
-    st.integers(0, 10_000),
-    st.booleans(),
+    st.one_of(st.integers(0, 30), st.integers(0, 10_000)),
+    st.sampled_from(Scope),
 )
 
 
@@ -70,8 +83,8 @@ def test_resends_in_any_order_and_in_any_batches_change_nothing(sent: list[Count
     outcomes: list[Outcome] = []
     for start, end in zip([0, *cuts], [*cuts, len(resent)], strict=True):
         outcomes += send(counters, resent[start:end])
-    assert outcomes.count(Outcome.ACCEPTED) == len(sent)
-    assert outcomes.count(Outcome.DUPLICATE) == len(sent)
+    assert outcomes.count(ACCEPTED) == len(sent)
+    assert outcomes.count(DUPLICATE) == len(sent)
     assert total(counters).quantity == sum((one.quantity for one in sent), Decimal(0))
     assert total(counters).events == len(sent)
 
@@ -94,50 +107,51 @@ def test_each_aggregation_is_the_same_in_whatever_order_events_come(
         Aggregation.MAX: max(one.quantity for one in sent),
         Aggregation.LATEST: max(sent, key=lambda one: (one.at, one.hash)).quantity,
     }[aggregation]
-    assert total(counters).quantity == expected
+    assert all_together(counters, aggregation).quantity == expected
     merged = Tally()
-    for _, _, tally in counters.buckets("ada", "requests", START, NOW):
+    for _, _, tally in counters.hours("ada", "requests", START, NOW):
         merged = merged.merge(tally, aggregation)
-    assert merged == total(counters)
+    assert merged == all_together(counters, aggregation)
 
 
 def test_the_same_id_with_another_body_is_a_conflict_and_does_not_count() -> None:
     """The first one stands."""
     counters = FakeCounters()
-    assert send(counters, [count(1, "5"), count(1, "6", digest=b"othr")]) == [Outcome.ACCEPTED, Outcome.CONFLICT]
-    assert send(counters, [count(1, "6", digest=b"othr"), count(1, "5")]) == [Outcome.CONFLICT, Outcome.DUPLICATE]
+    assert send(counters, [count(1, "5"), count(1, "6", body="other")]) == [ACCEPTED, CONFLICT]
+    assert send(counters, [count(1, "6", body="other"), count(1, "5")]) == [CONFLICT, DUPLICATE]
     assert total(counters).quantity == 5
 
 
-def test_the_same_id_at_another_time_is_another_event() -> None:
-    """An event is identified by (source, id) and its time, to the quarter of an hour."""
+def test_the_same_id_at_another_time_is_a_conflict_in_its_bucket_and_another_event_beyond() -> None:
+    """An event is identified by (source, id) and its time; near by, that is most likely a mistake."""
     counters = FakeCounters()
-    assert send(counters, [count(1), count(1, minutes=15)]) == [Outcome.ACCEPTED, Outcome.ACCEPTED]
+    assert send(counters, [count(1), count(1, minutes=0.5)]) == [ACCEPTED, CONFLICT]
+    for n in range(2, 102):
+        send(counters, [count(n, minutes=n)])
+    assert send(counters, [count(1, minutes=102), count(1, minutes=102), count(1)]) == [ACCEPTED, DUPLICATE, DUPLICATE]
 
 
 def test_an_id_deduplicated_alone_is_a_duplicate_at_any_time_until_its_window_ends() -> None:
     """Whatever the time says; and no longer than promised, although the database may keep the marker."""
     counters = FakeCounters()
-    until = NOW + timedelta(days=2)
-    assert send(counters, [count(1, until=until), count(1, minutes=600, until=until)]) == [
-        Outcome.ACCEPTED,
-        Outcome.DUPLICATE,
-    ]
-    late = batch([count(1, until=until + timedelta(days=2))])
-    assert counters.count([late], until, lambda: 20.0) == [[Outcome.ACCEPTED]]
+    assert send(counters, [by_id(1), by_id(1, minutes=600)]) == [ACCEPTED, DUPLICATE]
+    late = batch([by_id(1, until=UNTIL + timedelta(days=2))])
+    assert counters.count([late], UNTIL, lambda: 20.0) == [[ACCEPTED]]
 
 
-def test_events_of_one_quarter_of_an_hour_may_fall_into_two_periods() -> None:
-    """A period may begin in the middle of a bucket: each event counts in its own, once."""
+def test_events_of_one_bucket_may_fall_into_two_periods() -> None:
+    """A period may begin in the middle of a bucket: each event counts in its own, once, in whatever order."""
     later = CounterId("ada", "requests", "sub", START + timedelta(minutes=7))
-    counters = FakeCounters()
-    sent = [count(1, "2", minutes=1), count(2, "3", minutes=8, counter=later)]
-    send(counters, sent)
-    assert send(counters, sent) == [Outcome.DUPLICATE, Outcome.DUPLICATE]
-    assert {counter: tally.quantity for counter, tally in counters.periods("ada", "requests").items()} == {
-        COUNTER: 2,
-        later: 3,
-    }
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        counters = FakeCounters()
+        sent = [count(1, "2", minutes=1), count(2, "3", minutes=8, counter=later), count(3, "4", minutes=2)]
+        for place in order:
+            assert send(counters, [sent[place]]) == [ACCEPTED]
+        assert send(counters, sent) == [DUPLICATE] * 3
+        assert {one: tally.quantity for one, tally in counters.periods("ada", "requests").items()} == {
+            COUNTER: 6,
+            later: 3,
+        }
 
 
 def test_a_sum_of_more_digits_than_the_database_keeps_is_refused_and_changes_nothing() -> None:
@@ -146,38 +160,15 @@ def test_a_sum_of_more_digits_than_the_database_keeps_is_refused_and_changes_not
     send(counters, [count(1, "99999999999999999999"), count(2, "0.000000000000000001")])
     assert send(counters, [count(3, "1")]) == [Outcome.OUT_OF_RANGE]
     assert total(counters).quantity == Decimal("99999999999999999999.000000000000000001")
-    assert send(counters, [count(4, "0.000000000000000001")]) == [Outcome.ACCEPTED]
+    assert send(counters, [count(4, "0.000000000000000001")]) == [ACCEPTED]
 
 
-@given(st.lists(events, min_size=1, max_size=120, unique_by=lambda one: one.hash))
-def test_a_large_batch_is_split_into_parts_that_one_transaction_holds(sent: list[Count]) -> None:
-    """No event is left out or sent twice, and no part touches more items than a transaction takes."""
-    parts = list(split(batch(sent)))
-    assert sorted(place for places, _ in parts for place in places) == list(range(len(sent)))
-    for places, part in parts:
-        assert [sent[place] for place in places] == list(part.counts)
-        pages = {bucket_of(one.at) for one in part.counts}
-        markers = {one.hash for one in part.counts if one.until}
-        counters = {one.counter for one in part.counts}
-        assert 2 * len(pages) + len(markers) + len(counters) + 1 <= MAX_ITEMS < 100
-
-
-@pytest.mark.parametrize("minutes", [0, 14, 15, 29, 61])
-def test_buckets_are_the_quarters_of_the_hour(minutes: int) -> None:
-    """A bucket begins at a multiple of 15 minutes and holds the instant."""
-    at = START + timedelta(minutes=minutes, seconds=59)
-    bucket = bucket_of(at)
-    assert bucket.minute % 15 == 0
-    assert timedelta(0) <= at - bucket < timedelta(minutes=15)
-
-
-def test_a_batch_that_must_be_split_keeps_the_order_of_events_with_one_id() -> None:
+def test_a_batch_that_takes_several_writes_keeps_the_order_of_events_with_one_id() -> None:
     """The first of the request comes first, although it is the latest."""
-    until = NOW + timedelta(days=2)
-    sent = [count(1, minutes=9_000, until=until), *(count(n, minutes=15 * n) for n in range(2, 200))]
-    sent += [count(1, "2", minutes=0, until=until, digest=b"othr")]
-    places = [place for part, _ in split(batch(sent)) for place in part]
-    assert places.index(0) < places.index(len(sent) - 1)
+    counters = FakeCounters()
+    send(counters, [count(0, minutes=9_500)])
+    sent = [by_id(1, minutes=9_000), *(count(n, minutes=60 * n) for n in range(2, 150))]
+    assert send(counters, [*sent, by_id(1, "2")]) == [ACCEPTED] * 149 + [CONFLICT]
 
 
 def test_a_rate_window_of_more_digits_than_the_database_keeps_is_refused() -> None:
@@ -185,16 +176,16 @@ def test_a_rate_window_of_more_digits_than_the_database_keeps_is_refused() -> No
     rate = Rate(Decimal(10), 60)
     counters = FakeCounters()
     quantities = ["9" * 20, "0.000000000000000001", "1"]
-    sent = [replace(count(n, quantity), rate=rate) for n, quantity in enumerate(quantities)]
-    assert send(counters, sent, Aggregation.LATEST) == [Outcome.ACCEPTED, Outcome.ACCEPTED, Outcome.OUT_OF_RANGE]
+    sent = [count(n, quantity, rate=rate) for n, quantity in enumerate(quantities)]
+    assert send(counters, sent, Aggregation.LATEST) == [ACCEPTED, ACCEPTED, Outcome.OUT_OF_RANGE]
 
 
 def test_an_event_ahead_of_the_clock_uses_up_the_present_window() -> None:
     """Were it counted in the next one, those of the present would be forgotten."""
     rate = Rate(Decimal(10), 60)
-    ahead = replace(count(1), at=NOW + timedelta(minutes=4), rate=rate)
+    ahead = count(1, at=NOW + timedelta(minutes=4), rate=rate)
     counters = FakeCounters()
-    send(counters, [ahead, *(replace(count(n), at=NOW, rate=rate) for n in range(2, 12))])
+    send(counters, [ahead, *(count(n, at=NOW, rate=rate) for n in range(2, 12))])
     assert use(counters.rate("ada", "requests"), rate, NOW).used == 11
 
 
@@ -202,7 +193,7 @@ def test_a_late_event_under_an_older_rate_does_not_open_the_present_window() -> 
     """The plan's window was an hour then and is a minute now."""
     now, then = Rate(Decimal(10), 60), Rate(Decimal(10), 3_600)
     counters = FakeCounters()
-    send(counters, [replace(count(1, "10", minutes=5_000), rate=now)])
+    send(counters, [count(1, "10", minutes=5_000, rate=now)])
     used = counters.rate("ada", "requests")
-    send(counters, [replace(count(2, "1", minutes=10), rate=then)])
+    send(counters, [count(2, "1", minutes=10, rate=then)])
     assert counters.rate("ada", "requests") == used

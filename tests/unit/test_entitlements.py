@@ -24,6 +24,7 @@ from tollgate.catalog.model import (
     Quota,
     Rate,
     RateAlgorithm,
+    Snapshot,
     Subscription,
     SubscriptionStatus,
 )
@@ -427,7 +428,7 @@ def counters() -> FakeCounters:
 def count(catalog: MemoryCatalog, counters: FakeCounters, feature: str, quantity: str, at: datetime = NOW) -> None:
     """An event is counted."""
     event = Event(f"{feature}-{quantity}-{at}", "", "acme", feature, D(quantity), at)
-    (result,) = ingest([event], directory=catalog, counters=counters, now=NOW, time_left=lambda: 9.0)
+    (result,) = ingest([event], directory=catalog, counters=counters, now=NOW, time_left=lambda: 20.0)
     assert result.status == "accepted"
 
 
@@ -457,9 +458,9 @@ def test_no_name_that_could_be_none_reaches_the_store(counters: FakeCounters) ->
             assert not list(codes)
             return {}
 
-        def subscriptions_of(self, customer_ids: Any) -> dict[str, tuple[Subscription, ...]]:
+        def snapshots_of(self, customer_ids: Any) -> dict[str, Snapshot]:
             assert list(customer_ids) == ["acme"]
-            return {"acme": (subscription(),)}
+            return {"acme": Snapshot((subscription(),))}
 
     for feature, customer in (("quota", "x" * 4000), ("x" * 4000, "acme")):
         assert not asked(Guarded(), counters, feature, customer=customer).allowed

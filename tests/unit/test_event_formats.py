@@ -1,7 +1,7 @@
 """Every form in which events come in, and how bad ones are told from good."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 
 from tollgate.kernel.errors import BadRequest, InvalidInput, UnsupportedMediaType
 from tollgate.metering.model import Event, Rejection, time_of_id
-from tollgate.metering.queue import messages, read_message
 from tollgate.metering.schema import read_events
 
 SIMPLE: dict[str, Any] = {
@@ -30,8 +29,6 @@ CLOUD: dict[str, Any] = {
     "time": "2026-01-31T08:30:00Z",
     "data": {"quantity": "2.5", "region": "eu"},
 }
-NOW = datetime(2026, 2, 1, tzinfo=UTC)
-LATER = timedelta(days=20)
 EVENT = Event(
     "e1", "/web", "ada", "requests", Decimal("2.5"), datetime(2026, 1, 31, 8, 30, tzinfo=UTC), {"region": "eu"}
 )
@@ -177,55 +174,3 @@ def test_ids_that_carry_their_time_tell_it() -> None:
     assert time_of_id("req-00001") is None
     assert time_of_id("01234567890123456789012345") is None, "26 digits are a number"
     assert time_of_id("7ZZZZZZZZZZZZZZZZZZZZZZZZZ") == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-
-
-def test_queued_events_come_out_as_they_went_in() -> None:
-    """A time that was not told is not made up on the way."""
-    timeless = Event("e2", "", "ada", "requests", Decimal(1), None, {})
-    (message,) = messages([EVENT, timeless], NOW)
-    assert read_message(message, NOW + LATER) == (NOW, [EVENT, timeless])
-
-
-def test_many_events_are_queued_in_messages_that_a_queue_takes() -> None:
-    """No message is larger than 256 KB, and none is lost."""
-    events = [
-        Event(f"e{number}", "", "ada", "requests", Decimal(1), None, {"note": "x" * 1_900}) for number in range(500)
-    ]
-    texts = list(messages(events, NOW))
-    assert max(len(text.encode()) for text in texts) < 256_000
-    assert [event for text in texts for event in read_message(text, NOW)[1]] == events
-
-
-def test_nothing_is_queued_when_an_event_cannot_be_read() -> None:
-    """Nobody would hear of it later, so the whole request is refused, with a pointer to the event."""
-    with pytest.raises(InvalidInput) as refused:
-        messages([EVENT, Rejection("e2", "invalid", "must not be negative", "/quantity")], NOW)
-    assert [(error.pointer, error.detail) for error in refused.value.errors] == [
-        ("/1/quantity", "must not be negative")
-    ]
-
-
-@pytest.mark.parametrize(
-    "body",
-    ["{", "[]", "{}", '{"received_at": "now", "events": []}', '{"received_at": "2026-02-01T00:00:00Z", "events": []}'],
-)
-def test_what_is_no_message_is_refused(body: str) -> None:
-    """It ends in the dead-letter queue."""
-    with pytest.raises((BadRequest, InvalidInput)):
-        read_message(body, NOW)
-
-
-def test_whatever_can_be_sent_to_wait_can_be_read_when_its_turn_comes() -> None:
-    """Properties as deep as they may be, in a batch."""
-    deep: dict[str, Any] = {}
-    for _ in range(15):
-        deep = {"deeper": deep}
-    (event,) = read(SIMPLE | {"properties": deep})
-    assert isinstance(event, Event)
-    (message,) = messages([event] * 2, NOW)
-    assert read_message(message, NOW + LATER) == (NOW, [event] * 2)
-
-
-def test_a_message_that_does_not_say_when_was_received_when_it_reached_the_queue() -> None:
-    """As those of producers that write to the queue themselves."""
-    assert read_message(json.dumps({"events": [SIMPLE]}), NOW) == (NOW, [EVENT])

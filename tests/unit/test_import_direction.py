@@ -102,7 +102,7 @@ def test_the_api_imports_late_what_brings_pydantic_with_it() -> None:
 def test_pynamodb_stays_in_the_stores() -> None:
     """Its last release is old: what leans on it is easily found."""
     names = importers("pynamodb")
-    assert {Path(name).name for name in names} == {"store.py", "dynamodb.py"}
+    assert {Path(name).name for name in names} == {"store.py", "archive_store.py", "dynamodb.py"}
     assert {name for name in names if name.endswith("dynamodb.py")} == {"kernel/dynamodb.py"}
 
 
@@ -127,7 +127,9 @@ def test_a_model_is_pure(path: Path) -> None:
     assert (names | {module.rpartition(".")[2] for module in imports(path)}) & CLOCKS == set()
 
 
-@pytest.mark.parametrize("function", ["usage", "entitlements", "authorizer", "retry_processor", "error_report"])
+@pytest.mark.parametrize(
+    "function", ["usage", "alerts", "entitlements", "authorizer", "retry_processor", "error_report"]
+)
 def test_a_cold_start_of_a_hot_function_does_not_import_pydantic(function: str) -> None:
     """In a Python of its own, as Lambda starts one."""
     code = "import app, sys; print(sorted({'pydantic', 'pydantic_core'} & set(sys.modules)))"

@@ -133,7 +133,7 @@ def test_a_sliding_window_weighs_the_one_before_by_what_still_overlaps(
     overlap = 1 - (seconds(now) - window * window_seconds) / window_seconds
     this, before = (Fraction(total(some, rate, one)) for one in (window, window - 1))
     exact = this + before * overlap
-    assert exact - GRAIN < Fraction(used(some, rate, now)) <= exact
+    assert exact - GRAIN <= Fraction(used(some, rate, now)) <= exact
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_quantities_of_any_size_are_recorded(algorithm: RateAlgorithm) -> None:
         for quantity in (largest, finest):
             rate = Rate(limit, 86_400, algorithm)
             exact = Fraction(min(quantity, limit) if algorithm is BUCKET else quantity)
-            assert exact - GRAIN < Fraction(used([(START, quantity)], rate, START)) <= exact
+            assert exact - GRAIN <= Fraction(used([(START, quantity)], rate, START)) <= exact
 
 
 @pytest.mark.parametrize("algorithm", list(RateAlgorithm))

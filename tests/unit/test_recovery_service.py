@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.unit.fakes_recovery import NOW, Clock, MemoryRecovery
-from tollgate.recovery.model import ErrorRecord, ErrorType, Lease, Outcome, Status, claim
+from tollgate.kernel.errors import Conflict
+from tollgate.recovery.model import POLICIES, ErrorRecord, ErrorType, Lease, Outcome, Status, claim
 from tollgate.recovery.service import (
     Operation,
     OutcomeUnknown,
@@ -17,6 +18,7 @@ from tollgate.recovery.service import (
     report,
     report_text,
     report_to_dict,
+    resolve,
     sweep,
 )
 
@@ -403,3 +405,31 @@ def test_a_report_of_nothing_says_so(store: MemoryRecovery, clock: Clock) -> Non
         "groups": [],
     }
     assert "nothing to do" in report_text(nothing)
+
+
+def test_what_was_put_right_in_another_way_is_resolved_once(store: MemoryRecovery, clock: Clock) -> None:
+    """With a note that says how; what is not there, or is final, stays as it is."""
+    write(store, clock)
+    assert resolve(store, "err_1", actor="system", note="the message was counted", clock=clock)
+    record = store.records["err_1"]
+    assert (record.status, record.history[-1].note) == (Status.RESOLVED, "the message was counted")
+    assert not resolve(store, "err_1", actor="system", note="again", clock=clock)
+    assert not resolve(store, "err_2", actor="system", note="never was", clock=clock)
+    assert store.records == {"err_1": record}
+
+
+def test_what_a_run_is_trying_is_not_resolved_behind_its_back(store: MemoryRecovery, clock: Clock) -> None:
+    """Whoever resolves may come again."""
+    record = write(store, clock)
+    clock.forward(DAY)
+    claimed = claim(record, lease=Lease("run_1", clock(), clock() + timedelta(minutes=5)))
+    assert claimed is not None
+    store.change(record, claimed)
+    with pytest.raises(Conflict):
+        resolve(store, "err_1", actor="system", note="the message was counted", clock=clock)
+
+
+def test_a_record_may_have_another_policy_than_its_type(store: MemoryRecovery, clock: Clock) -> None:
+    """A system error that only a person can help with is not tried again."""
+    record = write(store, clock, error_type=ErrorType.SYSTEM_ERROR, policy=POLICIES[ErrorType.VALIDATION_ERROR])
+    assert (record.type, record.status, record.next_retry_at) == (ErrorType.SYSTEM_ERROR, Status.MANUAL, None)

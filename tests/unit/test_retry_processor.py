@@ -11,6 +11,9 @@ import pytest
 from moto import mock_aws
 
 from tests.conftest import ROOT, create_tables
+from tollgate.catalog import deliveries
+from tollgate.catalog.store import DynamoCatalog
+from tollgate.catalog.webhooks import Webhook
 from tollgate.recovery.model import ErrorType, Status
 from tollgate.recovery.service import Operation, record_error
 
@@ -37,11 +40,17 @@ def app() -> Iterator[ModuleType]:
         yield module
 
 
-def fail(app: ModuleType, record_id: str, error_type: ErrorType, operation: str = "collect") -> None:
+def fail(
+    app: ModuleType,
+    record_id: str,
+    error_type: ErrorType,
+    operation: str = "collect",
+    arguments: dict[str, Any] | None = None,
+) -> None:
     """Write down a failure of two days ago."""
     record_error(
-        app.store, error_type=error_type, operation=operation, arguments={}, customer=None, subscription=None,
-        context={}, error="failed", clock=lambda: LONG_AGO, id=record_id,
+        app.store, error_type=error_type, operation=operation, arguments=arguments or {}, customer=None,
+        subscription=None, context={}, error="failed", clock=lambda: LONG_AGO, id=record_id,
     )  # fmt: skip
 
 
@@ -84,9 +93,25 @@ def test_what_is_due_is_tried_and_the_rest_is_counted(app: ModuleType, monkeypat
     assert values["OldestUnresolvedErrorAge", "test"] == pytest.approx(2 * 86_400, abs=600)
 
 
+def test_an_event_that_could_not_be_delivered_is_delivered_later(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the id it had, by which a receiver knows whether it has it already."""
+    calls: list[Any] = []
+    monkeypatch.setattr(app.bus, "put", lambda event_id, event: calls.append((event_id, event)))
+    monkeypatch.setattr(deliveries, "send", lambda url, **more: calls.append((url, more["message_id"])))
+    webhook = Webhook("w1", "https://receiver.example/", ("usage.threshold_reached",), "whsec_AAAA", LONG_AGO)
+    DynamoCatalog().update_webhooks(lambda _: (webhook,))
+    event = {"type": "usage.threshold_reached"}
+    for operation, more in (("publish_event", {}), ("deliver_webhook", {"webhook": "w1"})):
+        fail(app, operation, ErrorType.SYSTEM_ERROR, operation, {"id": "alert_1", "event": event} | more)
+    assert app.handler({}, CONTEXT)["resolved"] == 2
+    assert sorted(calls, key=str) == [("alert_1", event), (webhook.url, "alert_1")]
+
+
 def test_an_operation_that_no_context_has_registered_waits_for_a_person(app: ModuleType) -> None:
-    """The first version of the processor registers none."""
-    assert app.OPERATIONS == {}
+    """It is not tried."""
+    assert "collect" not in app.OPERATIONS
     fail(app, "err_1", ErrorType.STATE_TRANSITION_ERROR)
     assert app.handler({}, CONTEXT)["escalated"] == 1
     assert app.store.get("err_1").status is Status.MANUAL

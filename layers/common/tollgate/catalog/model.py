@@ -1,6 +1,6 @@
 """Features, plan versions, customers and subscriptions: values and the rules they keep. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -27,15 +27,22 @@ __all__ = [
     "Quota",
     "Rate",
     "RateAlgorithm",
+    "Sharding",
+    "Snapshot",
     "Subscription",
     "SubscriptionStatus",
+    "Threshold",
     "feature_from_dict",
     "feature_to_dict",
     "plan_faults",
     "plan_from_dict",
     "plan_to_dict",
+    "sharding_from_dict",
+    "sharding_to_dict",
     "subscription_from_dict",
     "subscription_to_dict",
+    "threshold_from_dict",
+    "threshold_to_dict",
 ]
 
 
@@ -200,6 +207,39 @@ class Subscription:
         if at < self.anchor:
             return Period(self.starts_at, self.anchor)
         return period_at(self.anchor, self.timezone, self.billing_period.interval, self.billing_period.count, at)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """In how many parts a counter is kept for the events of `since` and later."""
+
+    since: datetime
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Usage worth an alert: a percentage of the quota, or a quantity; exactly one of them."""
+
+    percent: Decimal | None = None
+    quantity: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is read of a customer with each event and each check: one item.
+
+    `shards` has the schedule of each feature whose counters have been sharded, in ascending order of `since`;
+    before its first entry there is one shard. `alerts` has the thresholds of each feature that has any.
+    """
+
+    subscriptions: tuple[Subscription, ...] = ()
+    shards: Mapping[str, tuple[Sharding, ...]] = field(default_factory=dict)
+    alerts: Mapping[str, tuple[Threshold, ...]] = field(default_factory=dict)
+
+    def most_shards(self, feature: str) -> int:
+        """In how many parts the counters of a feature may be kept: what is read is their sum."""
+        return max((entry.shards for entry in self.shards.get(feature, ())), default=1)
 
 
 _MAX_WINDOW_SECONDS: Final = 86_400
@@ -368,3 +408,24 @@ def subscription_from_dict(body: dict[str, Any]) -> Subscription:
         created_at=parse_time(body["created_at"]),
         request_digest=body["request_digest"],
     )
+
+
+def sharding_to_dict(sharding: Sharding) -> dict[str, Any]:
+    """An entry of a schedule, as the API shows it and the customer's snapshot keeps it."""
+    return {"since": format_time(sharding.since), "shards": sharding.shards}
+
+
+def sharding_from_dict(body: dict[str, Any]) -> Sharding:
+    """Read back what `sharding_to_dict` wrote."""
+    return Sharding(parse_time(body["since"]), body["shards"])
+
+
+def threshold_to_dict(threshold: Threshold) -> dict[str, str]:
+    """A threshold, as the API shows it and the customer's snapshot keeps it: the one of both that it has."""
+    values = {"percent": threshold.percent, "quantity": threshold.quantity}
+    return {name: format_decimal(value) for name, value in values.items() if value is not None}
+
+
+def threshold_from_dict(body: dict[str, str]) -> Threshold:
+    """Read back what `threshold_to_dict` wrote."""
+    return Threshold(**{name: Decimal(value) for name, value in body.items()})

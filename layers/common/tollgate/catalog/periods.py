@@ -24,7 +24,7 @@ from dateutil.relativedelta import relativedelta
 
 from tollgate.kernel.errors import FieldError, InvalidInput
 
-__all__ = ["Interval", "Period", "local_days_later", "period_at", "periods_between", "time_zone"]
+__all__ = ["Interval", "Period", "local_days_later", "local_hour", "period_at", "periods_between", "time_zone"]
 
 
 class Interval(StrEnum):
@@ -93,6 +93,12 @@ def local_days_later(at: datetime, timezone: str, days: int) -> datetime:
         InvalidInput: the result would leave the calendar, years 1 to 9999.
     """
     return _Calendar(at, timezone, Interval.DAY, 1).start(days)
+
+
+def local_hour(at: datetime, timezone: str) -> datetime:
+    """The start of the hour that an instant lies in, by a time zone's clock; an hour that comes twice is two."""
+    local = at.astimezone(time_zone(timezone))
+    return at - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
 
 
 @cache

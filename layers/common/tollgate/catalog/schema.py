@@ -20,11 +20,17 @@ from tollgate.catalog.model import (
     Quota,
     Rate,
     RateAlgorithm,
+    Sharding,
     Subscription,
     SubscriptionStatus,
+    Threshold,
     plan_faults,
+    sharding_to_dict,
+    threshold_to_dict,
 )
 from tollgate.catalog.periods import Interval
+from tollgate.catalog.snapshots import MAX_SHARDS, MAX_THRESHOLDS
+from tollgate.catalog.webhooks import EventType, Webhook
 from tollgate.kernel.errors import FieldError
 from tollgate.kernel.money import ZERO
 from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
@@ -32,10 +38,14 @@ from tollgate.kernel.time import format_time
 from tollgate.pricing.schema import PriceBody, to_price
 
 __all__ = [
+    "AlertsBody",
+    "AlertsView",
     "ApiKeyBody",
     "ApiKeyCreated",
     "ApiKeyList",
     "ApiKeyView",
+    "CounterBody",
+    "CounterView",
     "CustomerBody",
     "CustomerList",
     "CustomerView",
@@ -48,10 +58,17 @@ __all__ = [
     "SubscriptionBody",
     "SubscriptionList",
     "SubscriptionView",
+    "WebhookBody",
+    "WebhookCreated",
+    "WebhookList",
+    "WebhookView",
+    "alerts_view",
+    "counter_view",
     "customer_view",
     "key_view",
     "subscription_view",
     "to_plan",
+    "webhook_view",
 ]
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -271,6 +288,62 @@ def subscription_view(subscription: Subscription, now: datetime) -> dict[str, An
     }
 
 
+class CounterBody(_Body):
+    """How a customer's counter of a feature is kept."""
+
+    shards: int = Field(ge=1, le=MAX_SHARDS, strict=True)
+    """In how many parts; one part is written some hundred times a second at most."""
+
+
+class ShardingView(BaseModel):
+    """The number of shards from an instant on."""
+
+    since: Timestamp
+    shards: int
+
+
+class CounterView(BaseModel):
+    """The schedule of a counter's shards, in the order of time; before its first entry there is one."""
+
+    customer: Code
+    feature: Code
+    shards: list[ShardingView]
+
+
+def counter_view(customer: str, feature: str, schedule: tuple[Sharding, ...]) -> dict[str, Any]:
+    """A schedule as the API shows it."""
+    return {"customer": customer, "feature": feature, "shards": [sharding_to_dict(entry) for entry in schedule]}
+
+
+class ThresholdBody(_Body):
+    """Usage worth an alert: a percentage of the quota, or a quantity; exactly one of them."""
+
+    percent: DecimalString | None = None
+    quantity: DecimalString | None = None
+
+    def to_threshold(self) -> Threshold:
+        """The threshold."""
+        return Threshold(self.percent, self.quantity)
+
+
+class AlertsBody(_Body):
+    """The usage of a feature that is worth an alert, once per period for each threshold."""
+
+    thresholds: list[ThresholdBody] = Field(min_length=1, max_length=MAX_THRESHOLDS)
+
+
+class AlertsView(AlertsBody):
+    """The thresholds of a customer and feature."""
+
+    customer: Code
+    feature: Code
+
+
+def alerts_view(customer: str, feature: str, thresholds: tuple[Threshold, ...]) -> dict[str, Any]:
+    """Thresholds as the API shows them."""
+    return {"customer": customer, "feature": feature, "thresholds": [threshold_to_dict(one) for one in thresholds]}
+
+
 class ApiKeyBody(_Body):
     """A key to make."""
 
@@ -305,6 +378,48 @@ def key_view(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "scopes": list(key.scopes),
         "created_at": format_time(key.created_at),
+    }
+
+
+class WebhookBody(_Body):
+    """Where events are sent to, and which."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """Begins with https:// and names a host of the public internet."""
+
+    events: list[EventType] = Field(min_length=1, max_length=20)
+
+
+class WebhookView(WebhookBody):
+    """A webhook without its secret."""
+
+    id: Code
+    created_at: Timestamp
+    disabled_at: Timestamp | None
+    """When it answered 410 Gone; it is sent nothing until it is put again."""
+
+
+class WebhookCreated(WebhookView):
+    """A webhook; the secret that signs what it is sent is shown when it is new, and null when it is changed."""
+
+    secret: str | None
+
+
+class WebhookList(BaseModel):
+    """All webhooks."""
+
+    items: list[WebhookView]
+    next_cursor: str | None
+
+
+def webhook_view(webhook: Webhook) -> dict[str, Any]:
+    """A webhook as the API shows it."""
+    return {
+        "id": webhook.id,
+        "url": webhook.url,
+        "events": list(webhook.events),
+        "created_at": format_time(webhook.created_at),
+        "disabled_at": format_time(webhook.disabled_at) if webhook.disabled_at else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The catalog in DynamoDB: the catalog table, and the subscription snapshots of the usage table.
+"""The catalog in DynamoDB: the catalog table, and the customer snapshots of the usage table.
 
 pk                     sk                what
 FEATURE                code              a feature
@@ -7,19 +7,22 @@ PLAN#code              0000000042        one version, never changed
 CUSTOMER               id                a customer
 KEY                    id                an API key
 SECRET                 cursor            signs cursors
-CUSTOMER#id            SUBSCRIPTIONS     all subscriptions of a customer     (usage table)
+WEBHOOK                ALL               all webhooks
+CUSTOMER#id            SUBSCRIPTIONS     the snapshot of a customer          (usage table)
 SUBSCRIPTION#id        OWNER             whose it is                         (usage table)
+ALERT#counter          threshold         whether it has been told            (usage table)
 """
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from datetime import UTC
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
 from pynamodb.attributes import (
     BinaryAttribute,
+    BooleanAttribute,
     JSONAttribute,
     ListAttribute,
     NumberAttribute,
@@ -32,23 +35,31 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
+from tollgate.catalog.deliveries import Lease
 from tollgate.catalog.keys import ApiKey
 from tollgate.catalog.model import (
     Customer,
     Feature,
     Plan,
+    Snapshot,
     Subscription,
     feature_from_dict,
     feature_to_dict,
     plan_from_dict,
     plan_to_dict,
+    sharding_from_dict,
+    sharding_to_dict,
     subscription_from_dict,
     subscription_to_dict,
+    threshold_from_dict,
+    threshold_to_dict,
 )
+from tollgate.catalog.webhooks import Webhook
 from tollgate.kernel.dynamodb import CatalogTable, UsageTable, connect, is_lost_race
 from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.time import format_time, parse_time
 
-__all__ = ["DynamoCatalog", "cursor_secret"]
+__all__ = ["DynamoCatalog", "DynamoOnce", "cursor_secret"]
 
 _LATEST: Final = "PLAN"
 _Item = TypeVar("_Item", bound=Model)
@@ -93,17 +104,34 @@ class SecretItem(CatalogTable, discriminator="secret"):
     secret = BinaryAttribute(legacy_encoding=False)
 
 
+class WebhooksItem(CatalogTable, discriminator="webhooks"):
+    """All webhooks with their secrets: few, read together, and counted."""
+
+    version = VersionAttribute()
+    webhooks = JSONAttribute()
+
+
 class SubscriptionsItem(UsageTable, discriminator="subscriptions"):
-    """The snapshot a check reads: all subscriptions of a customer."""
+    """The snapshot that a check and an ingest read: a customer's subscriptions, shards and alerts."""
 
     version = VersionAttribute()
     subscriptions = JSONAttribute()
+    shards = JSONAttribute(null=True)
+    alerts = JSONAttribute(null=True)
 
 
 class OwnerItem(UsageTable, discriminator="owner"):
     """Whose subscription an id is."""
 
     customer = UnicodeAttribute()
+
+
+class SentItem(UsageTable, discriminator="sent"):
+    """Whether an event has been sent, or until when somebody is about to."""
+
+    is_done = BooleanAttribute()
+    lease_until = UTCDateTimeAttribute()
+    ttl = NumberAttribute()
 
 
 class DynamoCatalog:
@@ -198,14 +226,31 @@ class DynamoCatalog:
 
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
         """All subscriptions of a customer, as the last write left them; one read."""
-        return _subscriptions(_get(SubscriptionsItem, f"CUSTOMER#{customer_id}", "SUBSCRIPTIONS"))
+        return self.snapshot(customer_id).subscriptions
 
-    def subscriptions_of(self, customer_ids: Iterable[str]) -> dict[str, tuple[Subscription, ...]]:
-        """The same for many customers, a request per hundred; customers with none are left out."""
+    def snapshot(self, customer_id: str) -> Snapshot:
+        """What is kept of a customer, as the last write left it; one read."""
+        return _snapshot(_get(SubscriptionsItem, f"CUSTOMER#{customer_id}", "SUBSCRIPTIONS"))
+
+    def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
+        """What is kept of many customers, a request per hundred; those of whom nothing is are left out."""
         connect(UsageTable)
         keys = [(f"CUSTOMER#{customer_id}", "SUBSCRIPTIONS") for customer_id in set(customer_ids)]
         items = SubscriptionsItem.batch_get(keys, consistent_read=True)
-        return {item.pk.removeprefix("CUSTOMER#"): _subscriptions(item) for item in items}
+        found = {item.pk.removeprefix("CUSTOMER#"): _snapshot(item) for item in items}
+        return {customer_id: snapshot for customer_id, snapshot in found.items() if snapshot != Snapshot()}
+
+    def update_snapshot(self, customer_id: str, change: Callable[[Snapshot], Snapshot]) -> bool:
+        """Write a snapshot as `change` makes it of the one there is, if that is as last read; whatever it raises."""
+        pk = f"CUSTOMER#{customer_id}"
+        item = _get(SubscriptionsItem, pk, "SUBSCRIPTIONS")
+        before = _snapshot(item)
+        after = change(before)
+        if after == before:
+            return True
+        item = item or SubscriptionsItem(pk, "SUBSCRIPTIONS")
+        _fill(item, after)
+        return _put(item)
 
     def subscription(self, subscription_id: str) -> Subscription | None:
         """The subscription, if there is one."""
@@ -229,8 +274,9 @@ class DynamoCatalog:
         A customer that has a subscription is left as it is, so that a load that broke off can be run again.
         For loading many at once, while nobody else changes the same customers: nothing is checked meanwhile.
         """
-        known = self.subscriptions_of(customer.id for customer, _ in newcomers)
-        new = [(customer, first) for customer, first in newcomers if customer.id not in known]
+        known = self.snapshots_of(customer.id for customer, _ in newcomers)
+        kept = {customer.id: known.get(customer.id, Snapshot()) for customer, _ in newcomers}
+        new = [(customer, first) for customer, first in newcomers if not kept[customer.id].subscriptions]
         connect(CatalogTable)
         with CustomerItem.batch_write() as batch:
             for customer, _ in new:
@@ -240,7 +286,7 @@ class DynamoCatalog:
             for _, first in new:
                 batch.save(OwnerItem(f"SUBSCRIPTION#{first.id}", "OWNER", customer=first.customer))
                 snapshot = SubscriptionsItem(f"CUSTOMER#{first.customer}", "SUBSCRIPTIONS", version=1)
-                snapshot.subscriptions = [subscription_to_dict(first)]
+                _fill(snapshot, replace(kept[first.customer], subscriptions=(first,)))
                 batch.save(snapshot)
         return len(new)
 
@@ -277,6 +323,47 @@ class DynamoCatalog:
         items, last = _list(KeyItem, "KEY", after, limit)
         return [_key(item) for item in items], last
 
+    def webhooks(self) -> tuple[Webhook, ...]:
+        """All webhooks, as the last write left them; one read."""
+        return _webhooks(_get(WebhooksItem, "WEBHOOK", "ALL"))
+
+    def update_webhooks(self, change: Callable[[tuple[Webhook, ...]], tuple[Webhook, ...]]) -> bool:
+        """Write the webhooks as `change` makes them of those there are, if these are as last read."""
+        item = _get(WebhooksItem, "WEBHOOK", "ALL")
+        before = _webhooks(item)
+        after = change(before)
+        if after == before:
+            return True
+        item = item or WebhooksItem("WEBHOOK", "ALL")
+        item.webhooks = [_webhook_to_dict(one) for one in after]
+        return _put(item)
+
+
+class DynamoOnce:
+    """Which events have been sent: a `Once`."""
+
+    LEASE: Final = timedelta(minutes=1)
+    """As long as the function that sends may run."""
+
+    def claim(self, pk: str, sk: str, *, now: datetime, kept_until: datetime) -> Lease | None:
+        """Lease the sending of an event for a minute; None when it has been sent.
+
+        Raises:
+            Unavailable: another's lease holds.
+        """
+        lease = Lease(pk, sk, now + self.LEASE, kept_until)
+        free = SentItem.pk.does_not_exist() | ((SentItem.is_done == False) & (SentItem.lease_until < now))  # noqa: E712  DynamoDB's
+        if _put(_sent(lease, is_done=False), free):
+            return lease
+        found = _get(SentItem, pk, sk)
+        if found is not None and found.is_done:
+            return None
+        raise Unavailable("Another is sending this event now.")
+
+    def done(self, lease: Lease) -> None:
+        """Say that the event has been sent; nothing where the lease has passed to another."""
+        _put(_sent(lease, is_done=True), SentItem.lease_until == lease.until)
+
 
 @cache
 def cursor_secret() -> bytes:
@@ -289,8 +376,12 @@ def cursor_secret() -> bytes:
     return item.secret
 
 
+def _table(model: type[Model]) -> type[Model]:
+    return CatalogTable if issubclass(model, CatalogTable) else UsageTable
+
+
 def _get(model: type[_Item], pk: str, sk: str) -> _Item | None:
-    connect(CatalogTable if issubclass(model, CatalogTable) else UsageTable)
+    connect(_table(model))
     try:
         return model.get(pk, sk, consistent_read=True)
     except model.DoesNotExist:
@@ -299,8 +390,8 @@ def _get(model: type[_Item], pk: str, sk: str) -> _Item | None:
         raise Unavailable("The database cannot be read now; send the request again.") from error
 
 
-def _put(item: Model, condition: Condition) -> bool:
-    connect(CatalogTable)
+def _put(item: Model, condition: Condition | None = None) -> bool:
+    connect(_table(type(item)))
     try:
         item.save(condition=condition)
     except PutError as error:
@@ -356,8 +447,42 @@ def _plan(item: PlanItem) -> Plan:
     return plan_from_dict(item.body, {code: feature_from_dict(body) for code, body in item.features.items()})
 
 
-def _subscriptions(item: SubscriptionsItem | None) -> tuple[Subscription, ...]:
-    return tuple(subscription_from_dict(body) for body in item.subscriptions) if item else ()
+def _snapshot(item: SubscriptionsItem | None) -> Snapshot:
+    if item is None:
+        return Snapshot()
+    shards, alerts = item.shards or {}, item.alerts or {}
+    return Snapshot(
+        tuple(subscription_from_dict(body) for body in item.subscriptions),
+        {feature: tuple(sharding_from_dict(body) for body in bodies) for feature, bodies in shards.items()},
+        {feature: tuple(threshold_from_dict(body) for body in bodies) for feature, bodies in alerts.items()},
+    )
+
+
+def _fill(item: SubscriptionsItem, snapshot: Snapshot) -> None:
+    item.subscriptions = [subscription_to_dict(one) for one in snapshot.subscriptions]
+    shards = {feature: [sharding_to_dict(one) for one in entries] for feature, entries in snapshot.shards.items()}
+    alerts = {feature: [threshold_to_dict(one) for one in entries] for feature, entries in snapshot.alerts.items()}
+    item.shards, item.alerts = shards or None, alerts or None
+
+
+def _sent(lease: Lease, *, is_done: bool) -> SentItem:
+    ttl = int(lease.kept_until.timestamp())
+    return SentItem(lease.pk, lease.sk, is_done=is_done, lease_until=lease.until, ttl=ttl)
+
+
+def _webhooks(item: WebhooksItem | None) -> tuple[Webhook, ...]:
+    return tuple(_webhook_from_dict(body) for body in item.webhooks) if item else ()
+
+
+def _webhook_to_dict(webhook: Webhook) -> dict[str, Any]:
+    disabled_at = format_time(webhook.disabled_at) if webhook.disabled_at else None
+    return asdict(webhook) | {"created_at": format_time(webhook.created_at), "disabled_at": disabled_at}
+
+
+def _webhook_from_dict(body: dict[str, Any]) -> Webhook:
+    disabled_at = parse_time(body["disabled_at"]) if body["disabled_at"] else None
+    times = {"created_at": parse_time(body["created_at"]), "disabled_at": disabled_at}
+    return Webhook(**body | times | {"events": tuple(body["events"])})
 
 
 def _key(item: KeyItem) -> ApiKey:

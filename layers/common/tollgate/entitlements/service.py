@@ -3,7 +3,7 @@
 from datetime import datetime
 from decimal import Decimal
 
-from tollgate.catalog.model import FeatureType, PlanFeature, Subscription
+from tollgate.catalog.model import FeatureType, PlanFeature, Snapshot, Subscription
 from tollgate.entitlements.model import INACTIVE, Decision, Reason, decide, refuse
 from tollgate.kernel.ids import is_id
 from tollgate.kernel.money import ZERO
@@ -25,22 +25,22 @@ def check(
     """
     if not is_id(customer):
         return refuse(customer, feature, Reason.CUSTOMER_NOT_FOUND)
-    subscriptions = directory.subscriptions_of([customer]).get(customer, ())
-    term = _terms(subscriptions, now, directory).get(feature)
+    snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
+    term = _terms(snapshot.subscriptions, now, directory).get(feature)
     if term is None:
-        return refuse(customer, feature, _why_not(customer, feature, subscriptions, directory, now))
-    return _decide(term, quantity, _used([term], counters, now), counters, now)
+        return refuse(customer, feature, _why_not(customer, feature, snapshot.subscriptions, directory, now))
+    return _decide(term, quantity, _used([term], snapshot, counters, now), counters, now)
 
 
 def check_all(customer: str, *, directory: Directory, counters: Counters, now: datetime) -> tuple[Decision, ...] | None:
     """A check of one unit for every feature of the customer's plans, by code; None for no such customer."""
     if not is_id(customer):
         return None
-    subscriptions = directory.subscriptions_of([customer]).get(customer, ())
-    if not subscriptions and customer not in directory.customers([customer]):
+    snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
+    if not snapshot.subscriptions and customer not in directory.customers([customer]):
         return None
-    terms = _terms(subscriptions, now, directory)
-    used = _used(list(terms.values()), counters, now)
+    terms = _terms(snapshot.subscriptions, now, directory)
+    used = _used(list(terms.values()), snapshot, counters, now)
     return tuple(_decide(term, Decimal(1), used, counters, now) for _, term in sorted(terms.items()))
 
 
@@ -55,11 +55,12 @@ def _terms(subscriptions: tuple[Subscription, ...], now: datetime, directory: Di
     return terms
 
 
-def _used(terms: list[_Term], counters: Counters, now: datetime) -> dict[CounterId, Tally]:
+def _used(terms: list[_Term], snapshot: Snapshot, counters: Counters, now: datetime) -> dict[CounterId, Tally]:
     metered = {FeatureType.USAGE, FeatureType.QUOTA}
-    return counters.tallies(
-        [_counter(subscription, granted, now) for subscription, granted in terms if granted.feature.type in metered]
-    )
+    wanted = [
+        _counter(subscription, granted, now) for subscription, granted in terms if granted.feature.type in metered
+    ]
+    return counters.tallies(wanted, {counter.feature: snapshot.most_shards(counter.feature) for counter in wanted})
 
 
 def _counter(subscription: Subscription, granted: PlanFeature, now: datetime) -> CounterId:

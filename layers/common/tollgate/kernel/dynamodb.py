@@ -6,8 +6,10 @@ base's first. The private parts of PynamoDB that we lean on are named in this fi
 """
 
 from decimal import Decimal
+from enum import Enum, auto
 from typing import Final
 
+from botocore.exceptions import BotoCoreError, ClientError
 from pynamodb.attributes import Attribute, DiscriminatorAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
 from pynamodb.constants import NUMBER
@@ -20,11 +22,12 @@ __all__ = [
     "LONGEST_CALL_SECONDS",
     "CatalogTable",
     "DecimalAttribute",
+    "Failure",
     "RecoveryTable",
     "UsageTable",
     "connect",
+    "failure_of",
     "is_lost_race",
-    "is_worth_retrying",
 ]
 
 _LOST: Final = frozenset(
@@ -47,6 +50,7 @@ _THROTTLED: Final = frozenset(
 )
 
 
+_SERVER_ERROR: Final = 500
 LONGEST_CALL_SECONDS: Final = 9
 """Two attempts of at most 4 seconds, and the pause between them."""
 
@@ -118,6 +122,30 @@ def connect(table: type[Model]) -> Connection:
     return table._get_connection().connection  # noqa: SLF001  there is no public way to it
 
 
+class Failure(Enum):
+    """What a failed call means for whoever made it."""
+
+    REFUSED = auto()  # nothing was changed: others were first, or it was too much at once
+    UNKNOWN = auto()  # it may have been done
+    FINAL = auto()  # it will never succeed
+
+
+def failure_of(error: Exception) -> Failure:
+    """What a failed read or write means; an error that is none of the database's is raised again."""
+    cause = error.cause if isinstance(error, PynamoDBException) else error
+    if isinstance(cause, ClientError):
+        codes = _codes(error)
+        if codes and codes <= _LOST | _THROTTLED:
+            return Failure.REFUSED
+        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return Failure.UNKNOWN if status >= _SERVER_ERROR else Failure.FINAL
+    if isinstance(cause, BotoCoreError):  # time-outs, broken connections
+        return Failure.UNKNOWN
+    if isinstance(error, PynamoDBException):
+        return Failure.FINAL
+    raise error
+
+
 def is_lost_race(error: PynamoDBException) -> bool:
     """Whether a failed write lost against another writer: a false condition, or a conflict.
 
@@ -127,16 +155,10 @@ def is_lost_race(error: PynamoDBException) -> bool:
     return bool(codes) and codes <= _LOST
 
 
-def is_worth_retrying(error: PynamoDBException) -> bool:
-    """Whether a failed write changed nothing, and may succeed when what it rests on is read again."""
-    codes = _codes(error)
-    return bool(codes) and codes <= _LOST | _THROTTLED
-
-
-def _codes(error: PynamoDBException) -> set[str]:
+def _codes(error: Exception) -> set[str]:
     reasons = {reason.code for reason in getattr(error, "cancellation_reasons", ()) if reason}
-    if reasons:
-        return reasons
-    # Not error.cause_response_code, which fails where there was no response, as after a time-out.
-    response = getattr(error.cause, "response", None) or {}
-    return {response["Error"]["Code"]} if "Error" in response else set()
+    # Not PynamoDB's error.cause_response_code, which fails where there was no response, as after a time-out.
+    cause = error.cause if isinstance(error, PynamoDBException) else error
+    response = getattr(cause, "response", None) or {}
+    reasons |= {reason["Code"] for reason in response.get("CancellationReasons", ())} - {"None"}
+    return reasons or ({response["Error"]["Code"]} if "Error" in response else set())

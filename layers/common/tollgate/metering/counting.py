@@ -1,120 +1,808 @@
-"""The counting rule: what a batch changes in what is stored, or that it changes nothing. Pure.
+"""The counting rule: what a batch changes in a series, or that it changes nothing. Pure.
 
-The store reads a `State`, this module says what it becomes, and the store writes the difference in one
-transaction that fails if anything read has changed meanwhile. So the record that an event was seen and
-the counter it went into change together or not at all.
+A series (a customer and feature) has one *head*: the counter of the open billing period, the ids counted last,
+and the sums of the last hours. All that it holds besides is written together with it, in one transaction, and
+bumps its `structure`; so whoever knows the head of that structure knows that nothing else has changed:
+
+pages     the ids that left the head, by *bucket*: a stretch of time, or a receipt day and lane
+periods   the counters of other billing periods
+days      the sums of the hours that left the head
+markers   the ids that are known alone (`Scope.ID`)
+
+The buckets of time follow each other without a gap. Only the newest, the open one, can grow, and only to times
+beyond all that was counted; so the bucket of a counted event never changes, however the rate of events does.
+An id is looked for in its bucket, in pages and head, and added in the very write that counts its event.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Final
 
 from tollgate.catalog.model import Aggregation
-from tollgate.metering.model import Batch, Count, CounterId, Outcome, Tally, bucket_of
+from tollgate.kernel.money import EXACT
+from tollgate.metering.model import (
+    EPOCH,
+    MAX_QUANTITY,
+    Adjustment,
+    Count,
+    CounterId,
+    Outcome,
+    Scope,
+    Series,
+    Tally,
+    fold,
+    receipt_tag,
+)
 from tollgate.metering.rates import RateState, record
 
-__all__ = ["MAX_ITEMS", "Marker", "Page", "State", "count_batch", "split"]
+__all__ = [
+    "Change",
+    "DayId",
+    "Head",
+    "Known",
+    "Marker",
+    "Missing",
+    "NewPage",
+    "Page",
+    "PastCounter",
+    "Step",
+    "close_counter",
+    "count_events",
+    "is_known",
+    "learn",
+    "missing_for",
+    "refreshed",
+    "settle_adjustment",
+    "time_bucket",
+]
 
+MAX_GUARDS: Final = 30
+"""Ids that one condition may name."""
 MAX_ITEMS: Final = 90
-"""Items that a part of a batch may touch: a transaction takes 100."""
+"""Items that one step may touch: a transaction takes 100."""
+HEAD_BYTES: Final = 1_010
+"""A write is billed per started KB of the head."""
+ID_BYTES: Final = 16
+FULL_BUCKET: Final = 8_000
+"""Ids in a bucket: who must look through its pages reads 128 KB at most, in the usual case."""
+MARGIN: Final = 60
+"""Seconds that the open bucket reaches beyond the newest event."""
+SPAN: Final = 300
+"""Seconds that a bucket is open at least, unless it is full: events that come late by less are not late."""
+MAX_HOURS: Final = 12
+_HOUR: Final = 3_600
+_DAY: Final = 86_400
+_LANES: Final = (1, 4, 16, 64, 256, 1_024, 4_096)
+_FULL_LANE: Final = 4_096
+_TAIL: Final = 48
+
+DayId = tuple[CounterId, date]
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of a series, as it is stored.
+
+    Attributes:
+        structure: grows with every write that changes more than sums and ids.
+        counter: the counter of the open billing period, and its `tally`.
+        origin: where the first bucket of time began; before it lie hours, each a bucket of its own.
+        start, end: the open bucket, in seconds since 1970; `spilled` ids of it are in pages.
+        day: the newest receipt day, in days since 1970; `received` ids of it are in pages, in as many lanes
+            as `lanes` says for this day and the one before: (day, number of lanes), in order of use.
+        ids, digests: 12 bytes of each event counted last, and 4 that say with which body.
+        hours: the sums of the open counter's hours that are in no day item yet.
+    """
+
+    structure: int = 0
+    counter: CounterId | None = None
+    tally: Tally = field(default_factory=Tally)
+    origin: int | None = None
+    start: int = 0
+    end: int = 0
+    spilled: int = 0
+    day: int | None = None
+    received: int = 0
+    lanes: tuple[tuple[int, int], ...] = ()
+    ids: frozenset[bytes] = frozenset()
+    digests: frozenset[bytes] = frozenset()
+    hours: dict[datetime, Tally] = field(default_factory=dict)
+    rate: RateState = field(default_factory=RateState)
 
 
 @dataclass(slots=True)
 class Page:
-    """A quarter of an hour of one customer and feature: the events seen in it, and what they add up to."""
+    """The ids known to be in the pages of a bucket, when the head had the structure `as_of`.
 
-    ids: dict[bytes, bytes] = field(default_factory=dict)  # hash -> digest
-    older_ids: dict[bytes, bytes] = field(default_factory=dict)  # those in pages that are full
-    tallies: dict[CounterId, Tally] = field(default_factory=dict)
-    changed: bool = False
+    `tail` is the newest page of a closed bucket while it has room: its structure, ids and digests.
+    """
+
+    as_of: int
+    ids: set[bytes] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+    tail: tuple[int, frozenset[bytes], frozenset[bytes]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PastCounter:
+    """A counter that is not in the head; `closed` is what it was when its period was closed."""
+
+    tally: Tally
+    closed: Tally | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """An event seen whose time says nothing: (source, id) alone must not come again until `until`."""
+    """An event known by its id alone must not come again until `until`; it was counted `at` these times."""
 
     digest: bytes
     until: datetime
+    at: tuple[datetime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewPage:
+    """Ids for a bucket: a page of its own, or in place of the one of the structure `replaces`."""
+
+    key: str
+    ids: frozenset[bytes]
+    digests: frozenset[bytes]
+    replaces: int | None = None
 
 
 @dataclass(slots=True)
-class State:
-    """What is stored of all that a batch touches."""
+class Known:
+    """What a writer has read of a series; `floors` gives the latest time known to lie in a closed bucket."""
 
-    tallies: dict[CounterId, Tally]
-    pages: dict[datetime, Page]
-    markers: dict[bytes, Marker]
-    rate: RateState
+    head: Head | None
+    pages: dict[str, Page] = field(default_factory=dict)
+    floors: dict[int, int] = field(default_factory=dict)
+    periods: dict[CounterId, PastCounter | None] = field(default_factory=dict)
+    days: dict[DayId, dict[datetime, Tally]] = field(default_factory=dict)
+    markers: dict[bytes, Marker | None] = field(default_factory=dict)
 
 
-def split(batch: Batch) -> Iterator[tuple[list[int], Batch]]:
-    """The batch in parts that one transaction each can hold, with the places their counts had in it.
+@dataclass(slots=True)
+class Missing:
+    """What must be read before a batch can be counted; `floors` are times whose bucket is not known."""
 
-    Events of one bucket, and those with one id, stay together and in the order of the request.
+    pages: set[str] = field(default_factory=set)
+    floors: set[int] = field(default_factory=set)
+    periods: set[CounterId] = field(default_factory=set)
+    days: set[DayId] = field(default_factory=set)
+    markers: set[bytes] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.pages or self.floors or self.periods or self.days or self.markers)
+
+
+@dataclass(slots=True)
+class Change:
+    """A write: the head as it becomes, and the items that go with it.
+
+    `adds` tells how the head is written. True: sums and ids are added to whatever they are by then, on condition
+    of the head's structure, of room for the new `ids`, and of each of them being new. False: the head is replaced,
+    on condition that it is exactly the one known.
     """
-    first: dict[bytes, datetime] = {}
-    for count in batch.counts:
-        first.setdefault(count.hash, count.at)
-    order = sorted(
-        range(len(batch.counts)),
-        key=lambda place: first[batch.counts[place].hash] if batch.counts[place].until else batch.counts[place].at,
+
+    head: Head
+    adds: bool
+    added: Tally = field(default_factory=Tally)
+    ids: frozenset[bytes] = frozenset()
+    digests: frozenset[bytes] = frozenset()
+    hours: dict[datetime, Tally] = field(default_factory=dict)
+    room: int = 0
+    pages: list[NewPage] = field(default_factory=list)
+    periods: dict[CounterId, PastCounter] = field(default_factory=dict)
+    days: dict[DayId, dict[datetime, Tally]] = field(default_factory=dict)
+    markers: dict[bytes, Marker] = field(default_factory=dict)
+    adjusted: list[CounterId] = field(default_factory=list)
+    settled: list[CounterId] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Step:
+    """The outcomes of the first events of a batch, and what is to be written before they are true."""
+
+    outcomes: list[Outcome]
+    change: Change | None
+
+
+def seconds_of(at: datetime) -> int:
+    """Whole seconds since 1970."""
+    since = at - EPOCH
+    return since.days * _DAY + since.seconds
+
+
+def room_of(head: Head, series: Series) -> int:
+    """How many ids the head holds within a KB, from the sizes that DynamoDB bills for."""
+    counter = len(head.counter.subscription) + 24 if head.counter else 0
+    rate = 120 if head.rate.window_seconds else 0
+    fixed = len(series.customer) + len(series.feature) + counter + rate + len(head.tally.latest) + 12 * len(head.lanes)
+    hours = sum(34 + len(tally.latest) for tally in head.hours.values())
+    return (HEAD_BYTES - 140 - fixed - hours) // ID_BYTES
+
+
+# Where an id is looked for
+
+
+def page_keys(count: Count, known: Known) -> list[str] | None:
+    """The keys of the pages that an event's id may be in; None where the bucket must be found first."""
+    head = known.head
+    if head is None or count.scope is Scope.ID:
+        return []
+    if count.scope is Scope.RECEIPT:
+        return _lane_keys(count, head)
+    if head.origin is None:
+        return []
+    at = seconds_of(count.at)
+    if at >= head.start:
+        return [_time_key(head.start)] if head.spilled and at < head.end else []
+    if at < head.origin:
+        return [_early_key(at)]
+    start = _floor(at, known)
+    return None if start is None else [_time_key(start)]
+
+
+def _floor(at: int, known: Known) -> int | None:
+    return next((start for start, latest in known.floors.items() if start <= at <= latest), None)
+
+
+def _lane_keys(count: Count, head: Head) -> list[str]:
+    # The day after as well: clocks may differ about midnight.
+    day = seconds_of(count.at) // _DAY
+    return [lane_key(each, lanes, count.hash) for each in (day - 1, day, day + 1) for lanes in _lanes_of(head, each)]
+
+
+def _lanes_of(head: Head, day: int) -> tuple[int, ...]:
+    if head.day is None or day > head.day:
+        return ()
+    if day < head.day - 1:
+        return _LANES  # how many there were then is not remembered
+    return tuple(lanes for each, lanes in head.lanes if each == day)
+
+
+def lane_key(day: int, lanes: int, event_hash: bytes) -> str:
+    """The bucket of an id that is known by its receipt."""
+    return f"L#{day:06d}#{lanes:04d}#{int.from_bytes(event_hash[4:8], 'big') % lanes:04d}"
+
+
+def _time_key(start: int) -> str:
+    return f"T#{start:010d}"
+
+
+def time_bucket(key: str) -> int | None:
+    """Where a bucket of time begins, from its key; None for other buckets."""
+    return int(key[2:]) if key.startswith("T") else None
+
+
+def _early_key(at: int) -> str:
+    return f"E#{at - at % _HOUR:010d}"
+
+
+def _is_fresh(key: str, known: Known, head: Head) -> bool:
+    page = known.pages.get(key)
+    if page is None:
+        return False
+    if key == _time_key(head.start) and head.origin is not None:
+        return len(page.ids) >= head.spilled
+    return page.as_of == head.structure
+
+
+def is_known(count: Count, known: Known, *, exactly: bool = False) -> bool | None:
+    """Whether an event's id is among those counted; `exactly`, also its body and time. None where reads are missing."""
+    if count.scope is Scope.ID:
+        if count.hash not in known.markers:
+            return None
+        marker = known.markers[count.hash]
+        return marker is not None and (not exactly or (marker.digest == count.digest and count.at in marker.at))
+    keys = page_keys(count, known)
+    if keys is None or any(key not in known.pages for key in keys):
+        return None
+    places = [(page.ids, page.digests) for page in (known.pages[key] for key in keys)]
+    if known.head is not None and _is_of_head(count, known.head):
+        places.append((set(known.head.ids), set(known.head.digests)))
+    tag = receipt_tag(count.hash, count.at) if count.scope is Scope.RECEIPT else count.digest
+    return any(
+        count.hash in ids and (not exactly or (count.digest in digests and tag in digests)) for ids, digests in places
     )
-    places: list[int] = []
-    items: set[object] = set()
-    for place in order:
-        touched = _items(batch.counts[place])
-        if len(items | touched) > MAX_ITEMS:
-            yield places, _part(batch, places)
-            places, items = [], set()
-        places.append(place)
-        items |= touched
-    yield places, _part(batch, places)
 
 
-def _items(count: Count) -> set[object]:
-    # A page may overflow into a second item.
-    bucket = bucket_of(count.at)
-    items: set[object] = {"rate", count.counter, bucket, (bucket, "full")}
-    return items | {count.hash} if count.until else items
+def _is_of_head(count: Count, head: Head) -> bool:
+    """Whether an event's id may be among those of the head."""
+    if count.scope is Scope.TIME:
+        return head.origin is not None and head.start <= seconds_of(count.at) < head.end
+    return count.scope is Scope.RECEIPT and head.day is not None and abs(seconds_of(count.at) // _DAY - head.day) <= 1
 
 
-def _part(batch: Batch, places: list[int]) -> Batch:
-    return Batch(batch.customer, batch.feature, batch.aggregation, tuple(batch.counts[place] for place in places))
+def missing_for(counts: Iterable[Count], known: Known) -> Missing:
+    """What must be read before `is_known` can tell of each event, in what was just read."""
+    missing = Missing()
+    for count in counts:
+        keys = page_keys(count, known)
+        if count.scope is Scope.ID:
+            if count.hash not in known.markers:
+                missing.markers.add(count.hash)
+        elif keys is None:
+            missing.floors.add(seconds_of(count.at))
+        else:
+            missing.pages.update(key for key in keys if key not in known.pages)
+    return missing
 
 
-def count_batch(batch: Batch, state: State, now: datetime) -> list[Outcome]:
-    """Count a batch into the state: an outcome per event, in order; the state holds what is to be written."""
-    return [_count(count, batch, state, now) for count in batch.counts]
+# Closing a period
 
 
-def _count(count: Count, batch: Batch, state: State, now: datetime) -> Outcome:
-    page = state.pages.setdefault(bucket_of(count.at), Page())
-    seen = _seen(count, page, state, now)
-    if seen is not None:
-        return Outcome.DUPLICATE if seen == count.digest else Outcome.CONFLICT
-    used = Decimal(1) if batch.aggregation is Aggregation.COUNT else count.quantity
-    try:
-        total = state.tallies.get(count.counter, Tally()).add(count, batch.aggregation)
-        in_page = page.tallies.get(count.counter, Tally()).add(count, batch.aggregation)
-        rate = record(state.rate, count.rate, min(count.at, now), used) if count.rate else state.rate
-    except OverflowError:
-        return Outcome.OUT_OF_RANGE
-    state.rate = rate
-    state.tallies[count.counter] = total
-    page.tallies[count.counter] = in_page
-    page.changed = True
-    if count.until is None:
-        page.ids[count.hash] = count.digest
-    else:
-        state.markers[count.hash] = Marker(count.digest, count.until)
-    return Outcome.ACCEPTED
+def close_counter(counter: CounterId, aggregation: Aggregation, known: Known) -> Change | Missing | None:
+    """Close the counter of a billing period at what it holds; None where it is closed."""
+    head = known.head or Head()
+    if counter not in known.periods and counter != head.counter:
+        return Missing(periods={counter})
+    past = known.periods.get(counter) if counter != head.counter else None
+    if past is not None and past.closed is not None:
+        return None
+    after = replace(head, structure=head.structure + 1)
+    if counter != head.counter:
+        tally = past.tally if past else Tally()
+        return Change(after, adds=False, periods={counter: PastCounter(tally, tally)})
+    days = {(counter, hour.date()) for hour in head.hours}
+    if unknown := days - known.days.keys():
+        return Missing(days=unknown)
+    moved = {day: dict(known.days[day]) for day in days}
+    for hour, tally in head.hours.items():
+        sums = moved[counter, hour.date()]
+        sums[hour] = sums.get(hour, Tally()).merge(tally, aggregation)
+    after.counter, after.tally, after.hours = None, Tally(), {}
+    return Change(after, adds=False, periods={counter: PastCounter(head.tally, head.tally)}, days=moved)
 
 
-def _seen(count: Count, page: Page, state: State, now: datetime) -> bytes | None:
-    if count.until is None:
-        return page.ids.get(count.hash) or page.older_ids.get(count.hash)
-    marker = state.markers.get(count.hash)
-    # DynamoDB deletes late: a marker whose time is over does not count.
-    return marker.digest if marker is not None and marker.until > now else None
+def settle_adjustment(adjustment: Adjustment, known: Known) -> Change | Missing | None:
+    """Move what a closed counter was billed at up to an adjustment's; None where that has been done."""
+    counter, head = adjustment.counter, known.head
+    if counter not in known.periods:
+        return Missing(periods={counter})
+    past = known.periods[counter]
+    if head is None or past is None or past.closed is None or past.closed.events >= adjustment.now.events:
+        return None
+    change = Change(replace(head, structure=head.structure + 1), adds=False)
+    change.periods[counter] = replace(past, closed=adjustment.now)
+    if past.tally == adjustment.now:
+        change.settled.append(counter)
+    return change
+
+
+# What a writer learns
+
+
+def learn(known: Known, change: Change, head: Head) -> None:
+    """Have `known` say what is stored once a change is written; `head` is the head as it is then."""
+    before = known.head.structure if known.head else 0
+    known.head = head
+    known.periods.update(change.periods)
+    known.days.update(change.days)
+    known.markers.update(change.markers)
+    for page in known.pages.values():
+        if page.as_of == before:
+            page.as_of = head.structure
+    for new in change.pages:
+        grown = known.pages.get(new.key)
+        if grown is not None:
+            grown.ids |= new.ids
+            grown.digests |= new.digests
+            if grown.tail is not None:
+                structure = change.head.structure if new.replaces is None else new.replaces
+                grown.tail = (structure, new.ids, new.digests)
+        elif new.key == _time_key(head.start) and len(new.ids) == head.spilled:
+            known.pages[new.key] = Page(head.structure, set(new.ids), set(new.digests))
+
+
+def refreshed(known: Known | None, head: Head | None) -> Known | None:
+    """What is still known when another writer has left this head; None where it is not known either."""
+    if known is None or known.head is None or head is None:
+        return None
+    if known.head.structure == head.structure:
+        known.head = head
+        known.markers.clear()
+        return known
+    kept = {key: page for key, page in known.pages.items() if key == _time_key(head.start) or key.startswith("L")}
+    return Known(head, kept)
+
+
+# Counting
+
+
+def count_events(
+    series: Series, aggregation: Aggregation, counts: Sequence[Count], known: Known, now: datetime
+) -> Step | Missing:
+    """Count the first of the events, as many as one write takes; or say what must be read before."""
+    head = known.head or Head()
+    taken = _affordable(counts, known, head)
+    missing = Missing()
+    looked = [_look(count, known, head, missing) for count in taken]
+    if missing:
+        return missing
+    frame = _frame(series, head, taken)
+    outcomes, accepted, rate = _judge(aggregation, zip(taken, looked, strict=True), known, head, frame, now)
+    if not accepted:
+        return Step(outcomes, None)
+    change = _Writer(series, aggregation, known, frame).write(accepted, rate)
+    return change if isinstance(change, Missing) else Step(outcomes, change)
+
+
+def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[Count]:
+    """The first events, as many as surely touch no more items than a transaction takes."""
+    if all(
+        count.scope is Scope.TIME and count.counter == head.counter and seconds_of(count.at) >= head.start
+        for count in counts
+    ):
+        return counts
+    touched: set[object] = set()
+    # What a spill may touch of the head's own: a page per lane, and the days of its hours.
+    spare = 8 + (sum(_is_receipt(each) for each in head.ids) if head.lanes else 0)
+    for place, count in enumerate(counts):
+        at = seconds_of(count.at)
+        if count.scope is Scope.ID:
+            touched.add(count.hash)
+        elif count.scope is Scope.RECEIPT:
+            touched.update(_lane_keys(count, head) or [at // _DAY])
+        elif head.origin is not None and at < head.start:
+            touched.add(_floor(at, known) or at)
+        if count.counter != head.counter:
+            touched.update([count.counter, (count.counter, "adjusted"), (count.counter, at // _DAY)])
+        if place and len(touched) + spare > MAX_ITEMS:
+            return counts[:place]
+    return counts
+
+
+def _look(count: Count, known: Known, head: Head, missing: Missing) -> list[Page]:
+    """The pages that an event's id may be in; what is not known goes to `missing`."""
+    if count.counter != head.counter and count.counter not in known.periods:
+        missing.periods.add(count.counter)
+    if count.scope is Scope.ID:
+        if count.hash not in known.markers:
+            missing.markers.add(count.hash)
+        return []
+    keys = page_keys(count, known)
+    if keys is None:
+        missing.floors.add(seconds_of(count.at))
+        return []
+    missing.pages.update(key for key in keys if not _is_fresh(key, known, head))
+    return [known.pages[key] for key in keys if key in known.pages]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The open bucket as it will be; where the present one `closes`, the next begins where it ended."""
+
+    origin: int | None
+    start: int
+    end: int
+    closes: bool = False
+
+
+def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
+    times = [seconds_of(count.at) for count in taken if count.scope is Scope.TIME]
+    if not times or (head.origin is not None and max(times) < head.end):
+        return _Frame(head.origin, head.start, head.end)
+    end = max(times) + MARGIN
+    if head.origin is None:
+        return _Frame(min(times), min(times), end)
+    held = head.spilled + sum(not _is_receipt(each) for each in head.ids)
+    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and head.end - head.start >= SPAN):
+        return _Frame(head.origin, head.end, end, closes=True)
+    return _Frame(head.origin, head.start, end)
+
+
+def _judge(
+    aggregation: Aggregation,
+    looked: Iterable[tuple[Count, list[Page]]],
+    known: Known,
+    head: Head,
+    frame: _Frame,
+    now: datetime,
+) -> tuple[list[Outcome], list[Count], RateState]:
+    """Whether each event is new: an outcome per event, those that are accepted, and the rate after them."""
+    rate = head.rate
+    outcomes: list[Outcome] = []
+    accepted: list[Count] = []
+    batch: dict[tuple[bytes, object], bytes] = {}
+    totals: dict[CounterId, Decimal] = {}
+    for count, pages in looked:
+        key = (count.hash, _bucket_in_batch(count, known, head, frame))
+        first = batch.get(key)
+        seen = _seen(count, pages, known, head, now) if first is None else first == count.digest
+        if seen is not None:
+            outcomes.append(Outcome.DUPLICATE if seen else Outcome.CONFLICT)
+            continue
+        total = count.quantity
+        if aggregation is Aggregation.SUM:
+            base = totals.get(count.counter)
+            total = EXACT.add(_stored(count.counter, known).quantity if base is None else base, total)
+            if total >= MAX_QUANTITY:
+                outcomes.append(Outcome.OUT_OF_RANGE)
+                continue
+        if count.rate is not None:
+            used = Decimal(1) if aggregation is Aggregation.COUNT else count.quantity
+            try:
+                rate = record(rate, count.rate, min(count.at, now), used)
+            except OverflowError:
+                outcomes.append(Outcome.OUT_OF_RANGE)
+                continue
+        totals[count.counter] = total
+        batch[key] = count.digest
+        outcomes.append(Outcome.ACCEPTED)
+        accepted.append(count)
+    return outcomes, accepted, rate
+
+
+def _bucket_in_batch(count: Count, known: Known, head: Head, frame: _Frame) -> object:
+    """What two events of a batch must share besides their hash to be one."""
+    if count.scope is not Scope.TIME or head.origin is None:
+        return None
+    at = seconds_of(count.at)
+    if at >= head.start:
+        return frame.closes and at >= frame.start
+    keys = page_keys(count, known)
+    return keys[0] if keys else None
+
+
+def _seen(count: Count, pages: Iterable[Page], known: Known, head: Head, now: datetime) -> bool | None:
+    """Whether an event was counted with the same body, or with another one; None where it was not."""
+    if count.scope is Scope.ID:
+        marker = known.markers[count.hash]
+        # DynamoDB deletes late: a marker whose time is over does not count.
+        return marker.digest == count.digest if marker is not None and marker.until > now else None
+    if count.hash in head.ids and _is_of_head(count, head):
+        return count.digest in head.digests
+    return next((count.digest in page.digests for page in pages if count.hash in page.ids), None)
+
+
+def _stored(counter: CounterId, known: Known) -> Tally:
+    if known.head is not None and counter == known.head.counter:
+        return known.head.tally
+    past = known.periods.get(counter)
+    return past.tally if past else Tally()
+
+
+class _Writer:
+    """Puts accepted events where they belong, and so makes a `Change`."""
+
+    def __init__(self, series: Series, aggregation: Aggregation, known: Known, frame: _Frame) -> None:
+        self._series = series
+        self._aggregation = aggregation
+        self._known = known
+        self._frame = frame
+        self._missing = Missing()
+        self._old = known.head or Head()
+        self._structural = known.head is None or (frame.start, frame.end) != (self._old.start, self._old.end)
+        self._pages: dict[str, tuple[set[bytes], set[bytes]]] = {}
+        adds = (
+            known.head is not None
+            and aggregation in {Aggregation.SUM, Aggregation.COUNT}
+            and not frame.closes
+            and frame.origin == self._old.origin
+        )
+        self._change = Change(replace(self._old, hours=dict(self._old.hours)), adds=adds)
+
+    def write(self, accepted: Sequence[Count], rate: RateState) -> Change | Missing:
+        """The change that counts the events, or what must be read before."""
+        if rate != self._old.rate:
+            self._change.head.rate, self._change.adds = rate, False
+        self._place_tallies(accepted)
+        self._place_ids(accepted)
+        self._place_hours()
+        if self._missing:
+            return self._missing
+        change = self._change
+        change.pages = [self._page(key, ids, digests) for key, (ids, digests) in self._pages.items()]
+        if self._structural or change.pages or change.periods or change.days:
+            change.head.structure += 1
+        return change
+
+    def _replace_head(self) -> None:
+        """Have the head written as a whole, and its structure grow."""
+        self._change.adds, self._structural = False, True
+
+    # Sums
+
+    def _place_tallies(self, accepted: Sequence[Count]) -> None:
+        groups: dict[CounterId, list[Count]] = {}
+        for count in accepted:
+            groups.setdefault(count.counter, []).append(count)
+        top = self._newest(groups)
+        if top != self._old.counter:
+            self._turn_to(top)
+        for counter, counts in groups.items():
+            tally = fold(counts, self._aggregation)
+            hours = self._by_hour(counts, tally)
+            if counter == top:
+                self._add_to_head(tally, hours)
+            else:
+                self._add_to_past(counter, tally, hours)
+
+    def _newest(self, groups: Iterable[CounterId]) -> CounterId | None:
+        """The counter that the head should hold: the newest that is not closed."""
+        old = self._old.counter
+        candidates = [counter for counter in groups if counter != old and not self._is_closed(counter)]
+        if old is not None:
+            candidates.append(old)
+        return max(candidates, key=lambda counter: (counter.period_start, counter.subscription), default=None)
+
+    def _is_closed(self, counter: CounterId) -> bool:
+        past = self._known.periods.get(counter)
+        return past is not None and past.closed is not None
+
+    def _turn_to(self, top: CounterId | None) -> None:
+        """Move the head on to another counter."""
+        self._replace_head()
+        old, head = self._old, self._change.head
+        if old.counter is not None:
+            self._change.periods[old.counter] = PastCounter(old.tally)
+            self._move_hours(old.counter, old.hours)
+        head.counter, head.hours = top, {}
+        head.tally = _stored(top, self._known) if top else Tally()
+
+    def _by_hour(self, counts: Sequence[Count], tally: Tally) -> dict[datetime, Tally]:
+        if counts[0].hour == counts[-1].hour and all(count.hour == counts[0].hour for count in counts):
+            return {counts[0].hour: tally}
+        hours: dict[datetime, list[Count]] = {}
+        for count in counts:
+            hours.setdefault(count.hour, []).append(count)
+        return {hour: fold(each, self._aggregation) for hour, each in hours.items()}
+
+    def _add_to_head(self, tally: Tally, hours: dict[datetime, Tally]) -> None:
+        head = self._change.head
+        self._change.added, self._change.hours = tally, hours
+        head.tally = head.tally.merge(tally, self._aggregation)
+        for hour, more in hours.items():
+            head.hours[hour] = head.hours.get(hour, Tally()).merge(more, self._aggregation)
+
+    def _add_to_past(self, counter: CounterId, tally: Tally, hours: dict[datetime, Tally]) -> None:
+        past = self._change.periods.get(counter) or self._known.periods.get(counter) or PastCounter(Tally())
+        self._change.periods[counter] = replace(past, tally=past.tally.merge(tally, self._aggregation))
+        if past.closed is not None:
+            self._change.adjusted.append(counter)
+        self._move_hours(counter, hours)
+
+    def _move_hours(self, counter: CounterId, hours: dict[datetime, Tally]) -> None:
+        """Add hours to their day items."""
+        for hour, tally in hours.items():
+            day = (counter, hour.date())
+            if day not in self._change.days:
+                if day not in self._known.days:
+                    self._missing.days.add(day)
+                self._change.days[day] = dict(self._known.days.get(day, {}))
+            sums = self._change.days[day]
+            sums[hour] = sums.get(hour, Tally()).merge(tally, self._aggregation)
+
+    def _place_hours(self) -> None:
+        """Move the head's hours out, but for the newest, when the head is replaced anyway or they are too many."""
+        head = self._change.head
+        if head.counter is None or len(head.hours) <= 1:
+            return
+        if (self._structural and not self._change.adds) or len(head.hours) > MAX_HOURS:
+            self._replace_head()
+            newest = max(head.hours)
+            self._move_hours(head.counter, {hour: tally for hour, tally in head.hours.items() if hour != newest})
+            head.hours = {newest: head.hours[newest]}
+
+    # Ids
+
+    def _place_ids(self, accepted: Sequence[Count]) -> None:
+        frame, head, change = self._frame, self._change.head, self._change
+        head.origin, head.start, head.end = frame.origin, frame.start, frame.end
+        days = [seconds_of(count.at) // _DAY for count in accepted if count.scope is Scope.RECEIPT]
+        opens = bool(days) and (self._old.day is None or max(days) > self._old.day)
+        if frame.closes or (opens and self._old.day is not None):
+            self._spill()
+        if opens:
+            self._open_day(max(days))
+        stay = [count for count in accepted if self._stays(count)]
+        ids = frozenset(count.hash for count in stay)
+        room = room_of(head, self._series)
+        if len(head.ids) + len(ids) > room:
+            self._spill()
+            room = room_of(head, self._series)
+        if len(ids) > room:
+            self._replace_head()
+            for count in stay:
+                if count.scope is Scope.RECEIPT:
+                    self._put(self._lane(head.day or 0, count.hash), count)
+                else:
+                    self._put(_time_key(head.start), count)
+            self._widen(sum(count.scope is Scope.RECEIPT for count in stay))
+        elif ids:
+            change.ids, change.room = ids, room
+            change.digests = frozenset(digest for count in stay for digest in _digests(count))
+            head.ids, head.digests = head.ids | change.ids, head.digests | change.digests
+            change.adds = change.adds and len(ids) <= MAX_GUARDS
+        here = self._pages.get(_time_key(frame.start))
+        head.spilled = (0 if frame.closes else head.spilled) + (len(here[0]) if here else 0)
+
+    def _stays(self, count: Count) -> bool:
+        """Whether an id belongs to the open bucket or the newest receipt day; if not, it is put in its place."""
+        old, at = self._old, seconds_of(count.at)
+        if count.scope is Scope.ID:
+            before = self._known.markers[count.hash]
+            times = (*(before.at if before else ()), count.at)
+            self._change.markers[count.hash] = Marker(count.digest, count.until or count.at, times)
+        elif count.scope is Scope.RECEIPT:
+            if at // _DAY == self._change.head.day:
+                return True
+            self._put(self._lane(at // _DAY, count.hash), count)
+        elif old.origin is None or at >= self._frame.start:
+            return True
+        else:
+            key = _time_key(old.start) if at >= old.start else (page_keys(count, self._known) or [""])[0]
+            self._put(key, count)
+        return False
+
+    def _open_day(self, day: int) -> None:
+        """Open a receipt day, with as many lanes as the day before had in the end."""
+        self._replace_head()
+        head = self._change.head
+        yesterday = [lanes for each, lanes in head.lanes if each == day - 1]
+        kept = tuple(entry for entry in head.lanes if entry[0] >= day - 1)
+        head.lanes = (*kept, (day, yesterday[-1])) if yesterday else kept
+        head.day, head.received = day, 0
+
+    def _lane(self, day: int, event_hash: bytes) -> str:
+        """The key of the page for an id of a receipt day; a day's first page opens its first lane."""
+        head = self._change.head
+        if head.day is None or day < head.day - 1:
+            return lane_key(day, 1, event_hash)  # of such a day, all lanes are looked through
+        lanes = [each for of, each in head.lanes if of == day]
+        if not lanes:
+            self._replace_head()
+            head.lanes = (*head.lanes, (day, 1))
+        return lane_key(day, lanes[-1] if lanes else 1, event_hash)
+
+    def _put(self, key: str, count: Count) -> None:
+        ids, digests = self._pages.setdefault(key, (set(), set()))
+        ids.add(count.hash)
+        digests.update(_digests(count))
+
+    def _spill(self) -> None:
+        """Move all ids of the head to their pages."""
+        self._replace_head()
+        head = self._change.head
+        received = 0
+        for each in head.ids:
+            if _is_receipt(each):
+                received += 1
+                key = self._lane(head.day or 0, each)
+            else:
+                key = _time_key(self._old.start)
+            ids, digests = self._pages.setdefault(key, (set(), set()))
+            ids.add(each)
+            digests.update(head.digests)  # which of them is whose is not kept
+        head.ids, head.digests = frozenset(), frozenset()
+        self._widen(received)
+
+    def _widen(self, received: int) -> None:
+        """Have more lanes for the ids of a receipt day that are still to come, when it has had many."""
+        head = self._change.head
+        head.received += received
+        day, lanes = head.lanes[-1] if head.lanes else (0, 0)
+        if received and day == head.day and head.received > lanes * _FULL_LANE and lanes < _LANES[-1]:
+            head.lanes = (*head.lanes, (day, lanes * 4))
+
+    def _page(self, key: str, ids: set[bytes], digests: set[bytes]) -> NewPage:
+        """A page of its own, or the bucket's newest one again with more in it, as long as that is small."""
+        known = self._known.pages.get(key)
+        tail = known.tail if known is not None else None
+        if tail is None or key == _time_key(self._frame.start) or len(tail[1]) + len(ids) > _TAIL:
+            return NewPage(key, frozenset(ids), frozenset(digests))
+        return NewPage(key, tail[1] | ids, tail[2] | digests, replaces=tail[0])
+
+
+def _is_receipt(event_hash: bytes) -> bool:
+    return event_hash[-1] & 1 == 1
+
+
+def _digests(count: Count) -> tuple[bytes, ...]:
+    if count.scope is Scope.RECEIPT:
+        return count.digest, receipt_tag(count.hash, count.at)
+    return (count.digest,)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,35 +10,42 @@ from enum import StrEnum
 from typing import Any, Final
 
 from tollgate.catalog.model import Aggregation, Rate
-from tollgate.kernel.money import EXACT, ZERO, storable
+from tollgate.kernel.money import EXACT, ZERO
 from tollgate.kernel.time import from_epoch_ms
 
 __all__ = [
-    "BUCKET",
+    "EPOCH",
     "MAX_AGE",
     "MAX_AHEAD",
     "MAX_EVENTS",
+    "MAX_QUANTITY",
+    "Adjustment",
     "Batch",
     "Count",
     "CounterId",
     "Event",
     "Outcome",
     "Rejection",
+    "Scope",
+    "Series",
     "Tally",
-    "bucket_of",
     "event_digest",
     "event_hash",
+    "fold",
+    "receipt_tag",
+    "shard_of",
     "time_of_id",
 ]
 
 MAX_EVENTS: Final = 500
 MAX_AGE: Final = timedelta(days=35)
 MAX_AHEAD: Final = timedelta(minutes=5)
-BUCKET: Final = timedelta(minutes=15)
-"""Dedupe ids and sums are kept per quarter of an hour: every time zone's hours and days begin at one."""
+MAX_QUANTITY: Final = Decimal(10) ** 20
+"""What a counter stays below: with 18 digits after the point, DynamoDB's 38."""
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MILLISECOND: Final = 253_402_300_799_000  # of the year 9999
+_PURPOSE: Final = b"tollgate event id"
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 _ULID: Final = re.compile(r"(?=.*[A-Z])[0-7][0-9A-HJKMNP-TV-Z]{25}")  # 26 digits are a number
 _CROCKFORD: Final = {digit: value for value, digit in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
@@ -49,8 +57,16 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
-    OUT_OF_RANGE = "out_of_range"
+    OUT_OF_RANGE = "out_of_range"  # the counter would reach MAX_QUANTITY
     UNAVAILABLE = "unavailable"
+
+
+class Scope(StrEnum):
+    """What an event is deduplicated by."""
+
+    TIME = "time"  # (source, id) together with the time, which the sender or the id tells
+    RECEIPT = "receipt"  # (source, id) alone, on the day of its receipt and the next: there is no time
+    ID = "id"  # (source, id) alone, over the whole age limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +103,31 @@ class CounterId:
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """What one head counts: a customer's events of a feature, or a share of them where the counter is sharded."""
+
+    customer: str
+    feature: str
+    shard: int = 0
+
+
+@dataclass(slots=True)
 class Count:
     """An event ready to be counted: when it counts, where, and what tells it from others.
 
-    `until` is None where (source, id) is deduplicated together with the time; otherwise (source, id)
-    alone is, until that instant.
+    Attributes:
+        at: the time told, that of its id, or that of its receipt.
+        hour: the start of the hour that `at` lies in, by the clock of the subscription's time zone.
+        until: when an event known by its id alone (`Scope.ID`) is forgotten.
+        rate: the limit whose windows it also counts in.
     """
 
+    event: Event
     counter: CounterId
     at: datetime
+    hour: datetime
     quantity: Decimal
+    scope: Scope
     hash: bytes
     digest: bytes
     until: datetime | None = None
@@ -105,12 +136,21 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The counts of one request for one customer and feature; they share an aggregation."""
+    """The counts of one request for one series."""
 
-    customer: str
-    feature: str
+    series: Series
     aggregation: Aggregation
     counts: tuple[Count, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """Usage that came after its billing period had been closed: `closed` was billed, `now` is what it is."""
+
+    series: Series
+    counter: CounterId
+    closed: "Tally"
+    now: "Tally"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +162,10 @@ class Tally:
     latest: str = ""
 
     def add(self, count: Count, aggregation: Aggregation) -> "Tally":
-        """The tally with one event more, the same in whatever order events are added.
-
-        Raises:
-            OverflowError: the sum has more digits than the database keeps.
-        """
+        """The tally with one event more, the same in whatever order events are added."""
         moment = ""
         if aggregation is Aggregation.LATEST:  # of two events of one instant, the one with the greater hash
-            moment = f"{(count.at - _EPOCH) // timedelta(microseconds=1):017d}#{count.hash.hex()}"
+            moment = f"{(count.at - EPOCH) // timedelta(microseconds=1):017d}#{count.hash.hex()}"
         quantity = Decimal(1) if aggregation is Aggregation.COUNT else count.quantity
         return self.merge(Tally(quantity, 1, moment), aggregation)
 
@@ -148,29 +184,58 @@ class Tally:
                 quantity = max(self.quantity, other.quantity)
             case Aggregation.LATEST:
                 quantity = self.quantity if latest == self.latest else other.quantity
-        return Tally(storable(quantity), events, latest)
+        return Tally(quantity, events, latest)
 
 
-def bucket_of(at: datetime) -> datetime:
-    """The start of the quarter of an hour that an instant lies in."""
-    return at - (at - _EPOCH) % BUCKET
+def fold(counts: Sequence[Count], aggregation: Aggregation) -> Tally:
+    """The tally of events."""
+    match aggregation:
+        case Aggregation.SUM:
+            total = ZERO
+            for count in counts:
+                total = EXACT.add(total, count.quantity)
+            return Tally(total, len(counts))
+        case Aggregation.COUNT:
+            return Tally(Decimal(len(counts)), len(counts))
+    tally = Tally()
+    for count in counts:
+        tally = tally.add(count, aggregation)
+    return tally
 
 
-def event_hash(event: Event) -> bytes:
-    """12 bytes that stand for (source, id) among the events of one customer and feature."""
-    key = hashlib.blake2b(f"{event.customer}#{event.feature}".encode(), digest_size=32).digest()
-    return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12, key=key).digest()
+def event_hash(event: Event, scope: Scope) -> bytes:
+    """12 bytes that stand for (source, id) among the events of one customer and feature.
+
+    The last bit says whether the event is known by its receipt, so that a set of hashes can be parted again.
+    """
+    text = f"{event.customer}\0{event.feature}\0{event.source}\0{event.id}"
+    known = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12, key=_PURPOSE).digest()
+    last = known[-1] | 1 if scope is Scope.RECEIPT else known[-1] & 0xFE
+    return known[:-1] + bytes((last,))
 
 
-def event_digest(event: Event, time: datetime | None) -> bytes:
-    """4 bytes that tell an event from another one with the same id: over quantity, properties and time."""
-    body = repr((EXACT.normalize(event.quantity), time, _canonical(event.properties)))
-    return hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+def event_digest(event: Event, event_hash: bytes, time: datetime | None) -> bytes:
+    """4 bytes that tell an event from another one with the same id: over quantity, properties and time.
+
+    Of another id, the same body has another digest.
+    """
+    body = f"{EXACT.normalize(event.quantity)}|{time}|{_canonical(event.properties)!r}"
+    return hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=4, key=event_hash).digest()
+
+
+def receipt_tag(event_hash: bytes, at: datetime) -> bytes:
+    """4 bytes that say at which receipt an event with no time was counted."""
+    return hashlib.blake2b(at.isoformat().encode(), digest_size=4, key=event_hash).digest()
+
+
+def shard_of(event_hash: bytes, shards: int) -> int:
+    """The shard that an event belongs to; the hash's last byte is left out for its bit."""
+    return int.from_bytes(event_hash[:4], "big") % shards
 
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
-        return sorted((key, _canonical(member)) for key, member in value.items())
+        return [(key, _canonical(value[key])) for key in sorted(value)]
     return [_canonical(member) for member in value] if isinstance(value, list) else value
 
 

@@ -18,16 +18,23 @@ from tollgate.kernel.time import format_time, parse_time
 from tollgate.metering.model import MAX_EVENTS, Event, Rejection
 
 __all__ = [
+    "COUNTED_EVENTS_PARAMETERS",
+    "COUNTED_EVENTS_SCHEMA",
     "EVENTS_SCHEMA",
+    "EXPLANATION_PARAMETERS",
+    "EXPLANATION_SCHEMA",
+    "MAX_SOURCE",
     "RESULTS_SCHEMA",
     "USAGE_PARAMETERS",
     "USAGE_SCHEMA",
+    "event_items",
     "event_to_dict",
+    "read_event",
     "read_events",
     "read_simple_events",
 ]
 
-_MAX_SOURCE: Final = 512
+MAX_SOURCE: Final = 512
 _MAX_DEPTH: Final = 16
 _SIMPLE_KEYS: Final = frozenset({"id", "source", "customer", "feature", "quantity", "time", "properties"})
 
@@ -61,15 +68,30 @@ def read_events(body: str, headers: Mapping[str, str]) -> list[Event | Rejection
 
 def read_simple_events(body: Any) -> list[Event | Rejection]:
     """One simple event, an array of them, or `{"events": [...]}`, each read or rejected."""
+    return [_read(_simple, item) for item in event_items(body)]
+
+
+def event_items(body: Any) -> list[Any]:
+    """The events of a body that is one, an array of them, or `{"events": [...]}`: as they are, from 1 to 500.
+
+    Raises:
+        InvalidInput: it is none of these, or holds too many.
+    """
     if isinstance(body, list):
-        return [_read(_simple, item) for item in _limited(body)]
+        return _limited(body)
     if isinstance(body, dict) and "events" in body:
         if set(body) != {"events"} or not isinstance(body["events"], list):
             raise InvalidInput([FieldError("/events", "must be an array, and the only key of the body")])
-        return [_read(_simple, item) for item in _limited(body["events"], "/events")]
+        return _limited(body["events"], "/events")
     if isinstance(body, dict):
-        return [_read(_simple, body)]
+        return [body]
     raise InvalidInput([FieldError("", 'must be an event, an array of events, or {"events": [...]}')])
+
+
+def read_event(item: Any) -> Event | Rejection:
+    """An event of either form, where no content type tells which: a CloudEvent has a `specversion`."""
+    is_cloud_event = isinstance(item, dict) and "specversion" in item
+    return _read(_cloud_event if is_cloud_event else _simple, item)
 
 
 def _array(body: Any) -> list[Any]:
@@ -154,8 +176,8 @@ def _id(item: dict[str, Any], key: str) -> str:
 
 
 def _source(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_SOURCE:
-        raise _Fault("/source", f"must be a string of at most {_MAX_SOURCE} characters")
+    if not isinstance(value, str) or len(value) > MAX_SOURCE:
+        raise _Fault("/source", f"must be a string of at most {MAX_SOURCE} characters")
     return value
 
 
@@ -205,7 +227,7 @@ _EVENT_SCHEMA: Final[dict[str, Any]] = {
     "additionalProperties": False,
     "properties": {
         "id": _ID_SCHEMA,
-        "source": {"type": "string", "maxLength": _MAX_SOURCE},
+        "source": {"type": "string", "maxLength": MAX_SOURCE},
         "customer": _ID_SCHEMA,
         "feature": _ID_SCHEMA,
         "quantity": {"type": "string", "default": "1", "description": "A decimal string, not negative"},
@@ -220,7 +242,7 @@ _CLOUD_EVENT_SCHEMA: Final[dict[str, Any]] = {
     "properties": {
         "specversion": {"const": "1.0"},
         "id": _ID_SCHEMA,
-        "source": {"type": "string", "minLength": 1, "maxLength": _MAX_SOURCE},
+        "source": {"type": "string", "minLength": 1, "maxLength": MAX_SOURCE},
         "type": {**_ID_SCHEMA, "description": "The feature"},
         "subject": {**_ID_SCHEMA, "description": "The customer"},
         "time": {"type": "string", "format": "date-time"},
@@ -329,6 +351,93 @@ USAGE_SCHEMA: Final[dict[str, Any]] = {
                 },
             },
         },
+    },
+}
+"""The answer to it."""
+
+_TIME_SCHEMA: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
+_PERIOD_SCHEMA: Final[dict[str, Any]] = {
+    "type": ["object", "null"],
+    "required": ["start", "end"],
+    "properties": {"start": _TIME_SCHEMA, "end": _TIME_SCHEMA},
+}
+
+EXPLANATION_PARAMETERS: Final[dict[str, Any]] = {
+    "x-parameters": [
+        {"name": "customer", "in": "query", "required": True, "schema": _ID_SCHEMA},
+        {"name": "id", "in": "query", "required": True, "schema": _ID_SCHEMA},
+        {
+            "name": "source",
+            "in": "query",
+            "schema": {"type": "string", "maxLength": MAX_SOURCE, "default": ""},
+        },
+        {
+            "name": "feature",
+            "in": "query",
+            "schema": _ID_SCHEMA,
+            "description": "Look among the events of this feature only",
+        },
+        {
+            "name": "time",
+            "in": "query",
+            "schema": _TIME_SCHEMA,
+            "description": "Look at this time only; without it, at that of the id, then at the last 35 days",
+        },
+    ]
+}
+"""The query of `GET /v1/events` in openapi.json."""
+
+EXPLANATION_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["id", "source", "customer", "feature", "outcome", "time", "period", "detail"],
+    "properties": {
+        **{name: {"type": "string"} for name in ("id", "source", "customer", "detail")},
+        "feature": {"type": ["string", "null"]},
+        "outcome": {"enum": ["counted", "unknown"]},
+        "time": {"type": ["string", "null"], "format": "date-time"},
+        "period": _PERIOD_SCHEMA,
+        "subscription": {"type": ["string", "null"]},
+        "quantity": {"type": ["string", "null"]},
+        "properties": {"type": ["object", "null"]},
+        "reason": {"type": ["string", "null"], "description": "What it would be rejected for if it came now"},
+    },
+}
+"""The answer to it."""
+
+COUNTED_EVENTS_PARAMETERS: Final[dict[str, Any]] = {
+    "x-parameters": [
+        {"name": "feature", "in": "query", "required": True, "schema": _ID_SCHEMA},
+        {"name": "from", "in": "query", "schema": _TIME_SCHEMA, "description": "Inclusive; 35 days ago without it"},
+        {"name": "to", "in": "query", "schema": _TIME_SCHEMA, "description": "Exclusive; now without it"},
+        {
+            "name": "limit",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS, "default": 100},
+            "description": "A page may hold fewer and yet not be the last: go by next_cursor",
+        },
+        {"name": "cursor", "in": "query", "schema": {"type": "string"}},
+    ]
+}
+"""The query of `GET /v1/customers/{id}/events` in openapi.json."""
+
+COUNTED_EVENTS_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["items", "next_cursor"],
+    "properties": {
+        "items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "source", "time", "quantity", "properties", "period", "subscription"],
+                "properties": {
+                    **{name: {"type": "string"} for name in ("id", "source", "quantity", "subscription")},
+                    "time": _TIME_SCHEMA,
+                    "properties": {"type": ["object", "null"]},
+                    "period": _PERIOD_SCHEMA,
+                },
+            },
+        },
+        "next_cursor": {"type": ["string", "null"]},
     },
 }
 """The answer to it."""

@@ -1,39 +1,55 @@
 """Use cases of metering: events in, usage out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from tollgate.catalog.model import Customer, Dedupe, Feature, FeatureType, Plan, PlanFeature, Subscription
-from tollgate.catalog.periods import Period
+from tollgate.catalog.model import (
+    Aggregation,
+    Customer,
+    Dedupe,
+    Feature,
+    FeatureType,
+    Plan,
+    PlanFeature,
+    Sharding,
+    Snapshot,
+    Subscription,
+    Threshold,
+)
+from tollgate.catalog.periods import Period, local_hour
+from tollgate.metering.alerts import Announcer, Reached, reached
 from tollgate.metering.model import (
     MAX_AGE,
     MAX_AHEAD,
+    Adjustment,
     Batch,
     Count,
     CounterId,
     Event,
     Outcome,
     Rejection,
+    Scope,
+    Series,
     Tally,
     event_digest,
     event_hash,
+    shard_of,
     time_of_id,
 )
 from tollgate.metering.rates import RateState
 
-__all__ = ["Counters", "Directory", "Result", "governing", "ingest", "results_to_dict"]
+__all__ = ["Archive", "Counters", "Directory", "Result", "governing", "ingest", "results_to_dict"]
 
-_TIMELESS_WINDOW: Final = timedelta(hours=48)
-"""How long (source, id) of an event with no time is remembered; API.md promises at least 24 hours."""
+_HOUR: Final = timedelta(hours=1)
 
 
 class Directory(Protocol):
     """What metering asks the catalog."""
 
-    def subscriptions_of(self, customer_ids: Iterable[str]) -> dict[str, tuple[Subscription, ...]]:
-        """The subscriptions of customers; those with none are left out."""
+    def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
+        """What is kept of customers; those of whom nothing is are left out."""
 
     def plan(self, code: str, version: int | None = None) -> Plan | None:
         """A plan version."""
@@ -49,25 +65,53 @@ class Counters(Protocol):
     """The store of counters. Whatever its form, it counts an event once or not at all."""
 
     def count(self, batches: Sequence[Batch], now: datetime, time_left: Callable[[], float]) -> list[list[Outcome]]:
-        """Count batches, no two of which share a customer and feature: an outcome per event, in order.
+        """Count batches, no two of which are of one series: an outcome per event, in order.
 
         An event answered UNAVAILABLE may or may not have been counted: the same event sent again is
         then a duplicate or is counted. `time_left` gives the seconds in which to answer.
         """
 
-    def tallies(self, counters: Iterable[CounterId]) -> dict[CounterId, Tally]:
-        """What counters hold now; those that hold nothing are left out."""
+    def tallies(self, counters: Iterable[CounterId], shards: Mapping[str, int] | None = None) -> dict[CounterId, Tally]:
+        """What counters hold now, all shards together; those that hold nothing are left out.
 
-    def periods(self, customer: str, feature: str) -> dict[CounterId, Tally]:
+        `shards` says in how many a feature's counters are kept, where that is not one.
+        """
+
+    def periods(self, customer: str, feature: str, shards: int = 1) -> dict[CounterId, Tally]:
         """All counters of a customer and feature: one per period that has seen an event."""
 
-    def buckets(
-        self, customer: str, feature: str, start: datetime, end: datetime
+    def hours(
+        self, customer: str, feature: str, start: datetime, end: datetime, shards: int = 1
     ) -> list[tuple[datetime, CounterId, Tally]]:
-        """What the quarters of an hour in [start, end) hold, in the order of time."""
+        """What the hours that begin in [start, end) hold, in the order of time; an hour may come in several parts."""
 
     def rate(self, customer: str, feature: str) -> RateState:
         """Where a customer stands in a rate limit."""
+
+    def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
+        """Whether each event is among those that were counted, in that very form: id, body and time."""
+
+    def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
+        """The stretch of time that an event with one of these hashes was counted in; the newest in [start, end]."""
+
+    def close(self, counter: CounterId, aggregation: Aggregation, shards: int = 1) -> Tally:
+        """Close the counter of a billing period that is over; what it holds now is what is billed.
+
+        Events that come later still count, and become adjustments. Closed again, it gives the same.
+        """
+
+    def adjustments(self, subscription: str) -> list[Adjustment]:
+        """The closed counters of a subscription that have had events since they were billed."""
+
+    def settle(self, adjustment: Adjustment) -> None:
+        """Say that an adjustment was billed; events that came since it was read stay to be billed."""
+
+
+class Archive(Protocol):
+    """Where the events of a batch are kept."""
+
+    def put(self, batch: Batch) -> None:
+        """Keep the events of a batch before they are counted; the same batch again changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,87 +150,169 @@ def ingest(
     counters: Counters,
     now: datetime,
     time_left: Callable[[], float],
+    announcer: Announcer | None = None,
 ) -> list[Result]:
-    """Count events: a result per event, in order. Safe to repeat: what was counted is a duplicate then."""
-    subscriptions = directory.subscriptions_of({event.customer for event in events if isinstance(event, Event)})
-    placed = _Placement(subscriptions, directory, now)
-    counts: dict[tuple[str, str], list[tuple[int, Count]]] = {}
+    """Count events: a result per event, in order. Safe to repeat: what was counted is a duplicate then.
+
+    Thresholds that the usage has reached by then are told through the announcer.
+
+    Raises:
+        Unavailable: a threshold could not be told; the events were counted, and may be sent again.
+    """
+    snapshots = directory.snapshots_of({event.customer for event in events if isinstance(event, Event)})
+    placed = _Placement(snapshots, directory, now)
+    counts: dict[Series, list[tuple[int, Count]]] = {}
     results: list[Result | None] = [None] * len(events)
     for place, event in enumerate(events):
         count = event if isinstance(event, Rejection) else placed.count(event)
         if isinstance(count, Rejection):
             results[place] = Result(count.id, "rejected", count.reason, count.detail, count.pointer)
         else:
-            counts.setdefault((count.counter.customer, count.counter.feature), []).append((place, count))
+            counts.setdefault(placed.series(count), []).append((place, count))
     batches = [
-        Batch(customer, feature, placed.features[feature].aggregation, tuple(count for _, count in group))
-        for (customer, feature), group in counts.items()
+        Batch(series, placed.features[series.feature].aggregation, tuple(count for _, count in group))
+        for series, group in counts.items()
     ]
     for group, outcomes in zip(counts.values(), counters.count(batches, now, time_left), strict=True):
         for (place, _), outcome in zip(group, outcomes, strict=True):
             results[place] = _result(events[place].id, outcome)
+    if announcer is not None and placed.watched:
+        announcer.announce(_reached(placed.watched, counters, now))
     settled = [result for result in results if result is not None]
     return _explain_unknown(settled, events, directory)
+
+
+@dataclass(slots=True)
+class _Terms:
+    """What rules a customer's events of a feature in [start, end); `hour` is the one used last."""
+
+    start: datetime
+    end: datetime
+    counter: CounterId
+    period_end: datetime
+    timezone: str
+    granted: PlanFeature
+    hour: datetime
+    shards: tuple[Sharding, ...]
+    thresholds: tuple[Threshold, ...]
+    most_shards: int
 
 
 class _Placement:
     """Finds where each event of a request counts; remembers what it found."""
 
-    def __init__(self, subscriptions: dict[str, tuple[Subscription, ...]], directory: Directory, now: datetime) -> None:
+    def __init__(self, snapshots: dict[str, Snapshot], directory: Directory, now: datetime) -> None:
         self.features: dict[str, Feature] = {}
-        self._subscriptions = subscriptions
+        self.watched: dict[CounterId, _Terms] = {}
+        self._snapshots = snapshots
         self._directory = directory
         self._now = now
-        self._periods: dict[str, Period] = {}
+        self._oldest = now - MAX_AGE
+        self._newest = now + MAX_AHEAD
+        self._terms: dict[tuple[str, str], _Terms] = {}
 
     def count(self, event: Event) -> Count | Rejection:
         told = event.time or time_of_id(event.id)
         at = told or self._now
-        where = "/time" if event.time else "/id"
-        if at < self._now - MAX_AGE:
+        if not self._oldest <= at <= self._newest:
+            where = "/time" if event.time else "/id"
+            if at > self._newest:
+                return Rejection(event.id, "in_the_future", "its time lies more than 5 minutes ahead", where)
             return Rejection(event.id, "too_old", f"its time lies more than {MAX_AGE.days} days back", where)
-        if at > self._now + MAX_AHEAD:
-            return Rejection(event.id, "in_the_future", "its time lies more than 5 minutes ahead", where)
-        found = governing(self._subscriptions.get(event.customer, ()), event.feature, at, self._directory)
+        terms = self._terms.get((event.customer, event.feature))
+        if terms is None or not terms.start <= at < terms.end:
+            found = self._find(event, at)
+            if isinstance(found, Rejection):
+                return found
+            terms = self._terms[event.customer, event.feature] = found
+        if not terms.hour <= at < terms.hour + _HOUR:
+            terms.hour = local_hour(at, terms.timezone)
+        scope = _scope(terms.granted.feature, told)
+        known = event_hash(event, scope)
+        return Count(
+            event,
+            terms.counter,
+            at,
+            terms.hour,
+            event.quantity,
+            scope,
+            known,
+            event_digest(event, known, told if scope is Scope.TIME else None),
+            self._newest + MAX_AGE if scope is Scope.ID else None,
+            terms.granted.rate,
+        )
+
+    def series(self, count: Count) -> Series:
+        """The series that an event counts in: a shard where the counter is kept in several.
+
+        Events that are not known by their time could not be found again after a change of their number: shard 0.
+        """
+        event = count.event
+        shards = 1
+        if count.scope is Scope.TIME:
+            for entry in self._terms[event.customer, event.feature].shards:
+                if entry.since <= count.at:
+                    shards = entry.shards
+        return Series(event.customer, event.feature, shard_of(count.hash, shards) if shards > 1 else 0)
+
+    def _find(self, event: Event, at: datetime) -> _Terms | Rejection:
+        snapshot = self._snapshots.get(event.customer, Snapshot())
+        found = governing(snapshot.subscriptions, event.feature, at, self._directory)
         if found is None:
             return self._unplaced(event, at)
         subscription, granted = found
         if granted.feature.type is FeatureType.BOOLEAN:
             return Rejection(event.id, "not_metered", f"{event.feature} is a boolean feature: it is not counted")
         self.features[event.feature] = granted.feature
-        until = self._remember_until(granted.feature, told)
-        return Count(
-            counter=CounterId(event.customer, event.feature, subscription.id, self._period(subscription, at).start),
-            at=at,
-            quantity=event.quantity,
-            hash=event_hash(event),
-            digest=event_digest(event, told if until is None else None),
-            until=until,
-            rate=granted.rate,
+        period = subscription.period(at)
+        starts = [one.starts_at for one in snapshot.subscriptions]
+        terms = _Terms(
+            max([period.start, *(start for start in starts if start <= at)]),
+            min([period.end, *(start for start in starts if start > at)]),
+            CounterId(event.customer, event.feature, subscription.id, period.start),
+            period.end,
+            subscription.timezone,
+            granted,
+            local_hour(at, subscription.timezone),
+            snapshot.shards.get(event.feature, ()),
+            snapshot.alerts.get(event.feature, ()),
+            snapshot.most_shards(event.feature),
         )
-
-    def _remember_until(self, feature: Feature, told: datetime | None) -> datetime | None:
-        if feature.dedupe is Dedupe.ID:
-            return self._now + MAX_AGE + MAX_AHEAD
-        return self._now + _TIMELESS_WINDOW if told is None else None
-
-    def _period(self, subscription: Subscription, at: datetime) -> Period:
-        known = self._periods.get(subscription.id)
-        if known is None or not known.start <= at < known.end:
-            known = self._periods[subscription.id] = subscription.period(at)
-        return known
+        if terms.thresholds:
+            self.watched[terms.counter] = terms
+        return terms
 
     def _unplaced(self, event: Event, at: datetime) -> Rejection:
-        subscriptions = self._subscriptions.get(event.customer, ())
+        subscriptions = self._snapshots.get(event.customer, Snapshot()).subscriptions
         if any(one.starts_at <= at for one in subscriptions):
             return Rejection(event.id, "feature_not_in_plan", f"no plan of {event.customer} has {event.feature}")
         when = " at the time of the event" if subscriptions else ""
         return Rejection(event.id, "no_subscription", f"{event.customer} has no subscription{when}")
 
 
+def _reached(watched: dict[CounterId, _Terms], counters: Counters, now: datetime) -> list[Reached]:
+    """The thresholds that counters have reached, whether or not by these events."""
+    shards: dict[str, int] = {}
+    for counter, terms in watched.items():
+        shards[counter.feature] = max(shards.get(counter.feature, 1), terms.most_shards)
+    found: list[Reached] = []
+    for counter, tally in counters.tallies(watched, shards).items():
+        terms = watched[counter]
+        limit = terms.granted.quota.limit if terms.granted.quota else None
+        found += reached(counter, terms.period_end, terms.thresholds, limit=limit, used=tally.quantity, at=now)
+    return found
+
+
+def _scope(feature: Feature, told: datetime | None) -> Scope:
+    if feature.dedupe is Dedupe.ID:
+        return Scope.ID
+    return Scope.RECEIPT if told is None else Scope.TIME
+
+
 def _result(event_id: str | None, outcome: Outcome) -> Result:
     if outcome is Outcome.OUT_OF_RANGE:
-        return Result(event_id, "rejected", outcome.value, "the usage would have more than 38 digits", "/quantity")
+        detail = "the usage would have more than 20 digits before the point"
+        return Result(event_id, "rejected", outcome.value, detail, "/quantity")
     if outcome is Outcome.UNAVAILABLE:
         return Result(
             event_id, "rejected", outcome.value, "could not be counted in time: send it again", retryable=True

@@ -1,13 +1,13 @@
-"""Usage read back: by period from the counters, by day and hour from the quarters of an hour."""
+"""Usage read back: by period from the counters, by day and hour from the sums of their hours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from tollgate.catalog.model import Aggregation, Subscription
-from tollgate.catalog.periods import Period, time_zone
+from tollgate.catalog.model import Aggregation, Snapshot, Subscription
+from tollgate.catalog.periods import Period, local_hour, time_zone
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
 from tollgate.kernel.money import format_decimal
 from tollgate.kernel.time import format_time
@@ -18,6 +18,7 @@ __all__ = ["Granularity", "Usage", "read_usage", "usage_to_dict"]
 
 _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
+_MOST_PERIODS: Final = 1_000
 _LONGEST: Final = {"day": timedelta(days=366), "hour": timedelta(days=31)}
 
 
@@ -59,31 +60,32 @@ def read_usage(
         NotFound: no such customer or feature, or the customer has no subscription with it.
         InvalidInput: a range that is empty, or too long for its granularity.
     """
-    subscriptions = directory.subscriptions_of([customer]).get(customer, ())
-    found = governing(subscriptions, feature, now, directory)
+    snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
+    found = governing(snapshot.subscriptions, feature, now, directory)
     if found is None:
         raise _not_found(customer, feature, directory)
     subscription, granted = found
-    aggregation = granted.feature.aggregation
+    aggregation, shards = granted.feature.aggregation, snapshot.most_shards(feature)
     if start is None and end is None:
         period = subscription.period(now)
         current = CounterId(customer, feature, subscription.id, period.start)
-        total = counters.tallies([current]).get(current, Tally())
+        total = counters.tallies([current], {feature: shards}).get(current, Tally())
         if granularity is Granularity.PERIOD:
             return Usage(customer, feature, period, total, ((period.start, total),))
         _limit(period, granularity)
-        mine = [row for row in counters.buckets(customer, feature, period.start, period.end) if row[1] == current]
-        buckets = _rolled_up(mine, subscription, granularity, aggregation)
+        first = local_hour(period.start, subscription.timezone)
+        rows = counters.hours(customer, feature, first, period.end, shards)
+        buckets = _rolled_up([row for row in rows if row[1] == current], subscription, granularity, aggregation)
         return Usage(customer, feature, period, total, buckets)
     asked = _range(start, end, subscription, now)
     if granularity is Granularity.PERIOD:
-        return _periods(customer, feature, asked, subscriptions, directory, counters, aggregation)
+        return _periods(customer, feature, asked, snapshot, directory, counters, aggregation)
     _limit(asked, granularity)
     whole = Period(
         _floor(asked.start, subscription, granularity),
         _floor(asked.end - timedelta(microseconds=1), subscription, granularity, after=1),
     )
-    rows = counters.buckets(customer, feature, whole.start, whole.end)
+    rows = counters.hours(customer, feature, whole.start, whole.end, shards)
     buckets = _rolled_up(rows, subscription, granularity, aggregation)
     return Usage(customer, feature, whole, _merged([tally for _, tally in buckets], aggregation), buckets)
 
@@ -110,26 +112,38 @@ def _periods(
     customer: str,
     feature: str,
     asked: Period,
-    subscriptions: Iterable[Subscription],
+    snapshot: Snapshot,
     directory: Directory,
     counters: Counters,
     aggregation: Aggregation,
 ) -> Usage:
-    by_id = {subscription.id: subscription for subscription in subscriptions}
-    touched = []
-    for counter, tally in sorted(counters.periods(customer, feature).items(), key=lambda item: item[0].period_start):
-        subscription = by_id.get(counter.subscription)
-        period = subscription.period(counter.period_start) if subscription else None
-        if period and period.start < asked.end and asked.start < period.end:
-            touched.append((period, tally))
+    periods = {
+        CounterId(customer, feature, subscription.id, period.start): period
+        for subscription in snapshot.subscriptions
+        for period in _touched(subscription, asked)
+    }
+    if len(periods) > _MOST_PERIODS:
+        raise InvalidInput([FieldError("/from", f"at most {_MOST_PERIODS} billing periods: name `from` and `to`")])
+    tallies = counters.tallies(periods, {feature: snapshot.most_shards(feature)})
+    used = sorted(((periods[counter], tally) for counter, tally in tallies.items()), key=lambda row: row[0].start)
     # The range widens to the periods that its bounds lie in, whether or not they saw an event.
     ends = (asked.start, asked.end - timedelta(microseconds=1))
-    ruling = [(governing(by_id.values(), feature, at, directory), at) for at in ends]
-    widened = [found[0].period(at) for found, at in ruling if found]
-    bounds = [asked, *widened, *(period for period, _ in touched)]
+    ruling = [(governing(snapshot.subscriptions, feature, at, directory), at) for at in ends]
+    bounds = [asked, *(found[0].period(at) for found, at in ruling if found), *(period for period, _ in used)]
     whole = Period(min(period.start for period in bounds), max(period.end for period in bounds))
-    total = _merged([tally for _, tally in touched], aggregation)
-    return Usage(customer, feature, whole, total, tuple((period.start, tally) for period, tally in touched))
+    total = _merged([tally for _, tally in used], aggregation)
+    return Usage(customer, feature, whole, total, tuple((period.start, tally) for period, tally in used))
+
+
+def _touched(subscription: Subscription, asked: Period) -> Iterator[Period]:
+    """The periods of a subscription that touch a range; no more than one beyond what may be asked for."""
+    at = max(asked.start, subscription.starts_at)
+    for _ in range(_MOST_PERIODS + 1):
+        if at >= asked.end:
+            return
+        period = subscription.period(at)
+        yield period
+        at = period.end
 
 
 def _rolled_up(
@@ -147,11 +161,9 @@ def _rolled_up(
 
 def _floor(at: datetime, subscription: Subscription, granularity: Granularity, after: int = 0) -> datetime:
     """The start of the local day or hour of an instant, or of the one `after` it."""
-    local = at.astimezone(time_zone(subscription.timezone))
     if granularity is Granularity.HOUR:
-        # Counted on the instant, not on the wall clock: an hour that comes twice in autumn is two hours.
-        past = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-        return at - past + after * timedelta(hours=1)
+        return local_hour(at, subscription.timezone) + after * timedelta(hours=1)
+    local = at.astimezone(time_zone(subscription.timezone))
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0) + after * timedelta(days=1)
     return midnight.astimezone(UTC)
 

@@ -19,6 +19,7 @@ from tollgate.recovery.model import (
     HistoryEntry,
     Lease,
     Outcome,
+    Policy,
     Status,
     Try,
     claim,
@@ -39,6 +40,7 @@ __all__ = [
     "report",
     "report_text",
     "report_to_dict",
+    "resolve",
     "sweep",
 ]
 
@@ -112,15 +114,16 @@ def record_error(
     error: BaseException | str,
     clock: Clock,
     id: str | None = None,  # noqa: A002 - the API's name for it
+    policy: Policy | None = None,
     random: Callable[[], float] = _RANDOM,
 ) -> ErrorRecord:
     """Write down that an operation failed, and when it is tried again; answers the record as stored.
 
     `arguments` are what the operation is called with again: JSON values, ids rather than data, no secrets.
     `context` is for people: secrets are replaced, its size is bounded. `id` names this failure (not the
-    operation): the same id again changes nothing.
+    operation): the same id again changes nothing. `policy` is that of the type unless another is given.
     """
-    now, policy, note = clock(), POLICIES[error_type], "failed"
+    now, policy, note = clock(), policy or POLICIES[error_type], "failed"
     kept = plain(arguments)
     delay = next_delay(policy, 0, random)
     if len(dumps(kept)) > MAX_ARGUMENTS:
@@ -150,6 +153,21 @@ def record_error(
     if store.put(record):
         return record
     return store.get(record.id) or record
+
+
+def resolve(store: Recovery, record_id: str, *, actor: str, note: str, clock: Clock) -> bool:
+    """Say of a record that what it tells of has been put right in another way; False where nothing was unresolved.
+
+    Raises:
+        Conflict: a run is trying it, or another writer was first; the same call may be made again.
+    """
+    record = store.get(record_id)
+    if record is None or record.status not in UNRESOLVED:
+        return False
+    if record.lease:
+        raise Conflict(f"a run is trying record {record.id}")
+    store.change(record, move(record, Status.RESOLVED, at=clock(), actor=actor, note=note))
+    return True
 
 
 @dataclass(slots=True)

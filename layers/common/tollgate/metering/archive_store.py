@@ -1,0 +1,187 @@
+"""The archive of events in the usage table.
+
+    pk                               sk                        what
+    ARCHIVE#customer#feature#shard   first time#content        a chunk of events (archive.py)
+    ARCHIVE#customer#feature#shard   first time#content#0001   more of it, where it is larger than an item may be
+
+What is in it has been sent, not necessarily counted: a chunk is written before its events are counted.
+"""
+
+import heapq
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final
+
+from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.exceptions import PutError, PynamoDBException
+
+from tollgate.kernel.dynamodb import UsageTable, connect
+from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.time import Clock, system_clock
+from tollgate.metering.archive import (
+    SPAN,
+    Archived,
+    Chunk,
+    chunks,
+    counter_from_name,
+    counter_name,
+    instant_from_text,
+    instant_text,
+    position,
+    unpack,
+)
+from tollgate.metering.model import Batch, Series
+
+__all__ = ["DynamoArchive"]
+
+_MAX_BLOB: Final = 300_000
+_REQUEST_ITEMS: Final = 25
+_ATTEMPTS: Final = 8
+_PAUSE_SECONDS: Final = 0.02
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+_DAY: Final = 86_400
+
+
+class ArchiveItem(UsageTable, discriminator="archive"):
+    """A chunk, or more of it, which then has only `blob` and `ttl`."""
+
+    counter = UnicodeAttribute(null=True)
+    last = UnicodeAttribute(null=True)
+    events = NumberAttribute(null=True)
+    parts = NumberAttribute(null=True)
+    blob = BinaryAttribute(legacy_encoding=False)
+    ttl = NumberAttribute()
+
+
+class DynamoArchive:
+    """The `Archive` of the deployment; it keeps events for ARCHIVE_DAYS (400) from their receipt."""
+
+    def __init__(self, *, clock: Clock = system_clock, pause: Callable[[float], None] = time.sleep) -> None:
+        self._clock = clock
+        self._pause = pause
+        self._keep = timedelta(days=int(os.environ.get("ARCHIVE_DAYS", "400")))
+
+    def put(self, batch: Batch) -> None:
+        """Keep the events of a batch before they are counted; the same batch again changes nothing.
+
+        Raises:
+            PynamoDBException: they are not kept, or some are not.
+        """
+        connect(UsageTable)
+        # A whole number of days, so that a retry writes the very same item.
+        ttl = -(-(self._clock() + self._keep).timestamp() // _DAY) * _DAY
+        items = [item for chunk in chunks(batch) for item in _items(_pk(batch.series), chunk, int(ttl))]
+        if len(items) == 1:
+            items[0].save()
+            return
+        for start in range(0, len(items), _REQUEST_ITEMS):
+            self._write(items[start : start + _REQUEST_ITEMS])
+
+    def _write(self, items: Sequence[ArchiveItem]) -> None:
+        table = UsageTable.Meta.table_name
+        left = [item.serialize() for item in items]
+        for attempt in range(_ATTEMPTS):
+            answer = connect(UsageTable).batch_write_item(table, put_items=left)
+            left = [request["PutRequest"]["Item"] for request in answer.get("UnprocessedItems", {}).get(table, ())]
+            if not left:
+                return
+            longest = min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
+            self._pause(random.uniform(0, longest))  # noqa: S311  spreads writers, guards nothing
+        raise PutError(f"{len(left)} archive items were not written in {_ATTEMPTS} attempts")
+
+    def read(
+        self,
+        customer: str,
+        feature: str,
+        start: datetime,
+        end: datetime,
+        *,
+        after: str | None = None,
+        limit: int,
+        shards: int = 1,
+    ) -> tuple[list[Archived], str | None]:
+        """Archived events of [start, end) in the order of their positions; one archived twice is there once.
+
+        Args:
+            customer: whose events.
+            feature: of what.
+            start: the first instant.
+            end: the instant after the last.
+            after: the position that an earlier page ended at.
+            limit: how many events at most.
+            shards: in how many parts the counter is or was kept.
+
+        Returns:
+            The events, and the position to go on after if there may be more.
+
+        Raises:
+            Unavailable: the database cannot be read now.
+        """
+        connect(UsageTable)
+        start = max(start, instant_from_text(after)) if after else start
+        streams = [_read(Series(customer, feature, shard), start, end, limit) for shard in range(shards)]
+        merged = heapq.merge(*streams, key=position)
+        try:
+            found = list(islice((one for one in merged if not after or position(one) > after), limit + 1))
+        except PynamoDBException as error:
+            raise Unavailable("The archive cannot be read now; send the request again.") from error
+        return found[:limit], position(found[limit - 1]) if len(found) > limit else None
+
+
+def _items(pk: str, chunk: Chunk, ttl: int) -> Iterator[ArchiveItem]:
+    first, *more = (chunk.blob[start : start + _MAX_BLOB] for start in range(0, len(chunk.blob), _MAX_BLOB))
+    yield ArchiveItem(
+        pk,
+        chunk.key,
+        counter=counter_name(chunk.counter),
+        last=instant_text(chunk.last),
+        events=chunk.events,
+        parts=len(more) or None,
+        blob=first,
+        ttl=ttl,
+    )
+    for number, part in enumerate(more, 1):
+        yield ArchiveItem(pk, f"{chunk.key}#{number:04d}", blob=part, ttl=ttl)
+
+
+def _read(series: Series, start: datetime, end: datetime, page_size: int) -> Iterator[Archived]:
+    """The events of a shard in the order of their positions, each once; chunks may overlap by less than `SPAN`."""
+    keys = ArchiveItem.sk.between(instant_text(start - SPAN), instant_text(end))
+    items = ArchiveItem.query(_pk(series), keys, consistent_read=True, page_size=page_size)
+    waiting: dict[str, Archived] = {}
+    places: list[str] = []  # of those, as a heap
+    for item, blob in _whole(items):
+        while places and places[0] < item.sk:
+            yield waiting.pop(heapq.heappop(places))
+        if item.last < instant_text(start):
+            continue
+        for count in unpack(blob, counter_from_name(series.customer, series.feature, item.counter)):
+            archived = Archived(series, count)
+            place = position(archived)
+            if start <= count.at < end and place not in waiting:
+                waiting[place] = archived
+                heapq.heappush(places, place)
+    while places:
+        yield waiting.pop(heapq.heappop(places))
+
+
+def _whole(items: Iterator[ArchiveItem]) -> Iterator[tuple[ArchiveItem, bytes]]:
+    """Chunks and their blobs; one of which a part is missing was not written to its end, so never counted."""
+    first: ArchiveItem | None = None
+    blobs: list[bytes] = []
+    for item in items:
+        if item.counter is not None:
+            first, blobs = item, [item.blob]
+        elif first is not None and item.sk == f"{first.sk}#{len(blobs):04d}":
+            blobs.append(item.blob)
+        if first is not None and len(blobs) == 1 + int(first.parts or 0):
+            yield first, b"".join(blobs)
+            first = None
+
+
+def _pk(series: Series) -> str:
+    return f"ARCHIVE#{series.customer}#{series.feature}#{series.shard}"

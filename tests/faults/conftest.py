@@ -1,0 +1,33 @@
+"""The engine that the fault tests run on, and the seeds."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import create_tables
+from tools.engine import Engine, engine
+
+SHARES = 10
+
+
+def seeds(share: int) -> range:
+    """One of `SHARES` shares of the seeds: 1 to SEEDS (300), or SEED alone."""
+    if "SEED" in os.environ:
+        only = int(os.environ["SEED"])
+        return range(only, only + (share == 0))
+    return range(1 + share, 1 + int(os.environ.get("SEEDS", "300")), SHARES)
+
+
+@pytest.fixture(scope="session")
+def _engine() -> Iterator[Engine]:
+    with engine(create_tables) as it:
+        yield it
+
+
+@pytest.fixture
+def database(_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engine, empty; the stores' calls come one after the other, so that a seed fixes their order."""
+    monkeypatch.setattr("tollgate.metering.counters._WORKERS", 1)
+    _engine.clear()
+    return _engine

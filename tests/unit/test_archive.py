@@ -1,0 +1,162 @@
+"""The archive's packing: what comes out is what went in, in few bytes."""
+
+import random
+import string
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.fakes_archive import PERIOD, archived_count
+from tollgate.catalog.model import Aggregation
+from tollgate.metering.archive import Archived, chunks, counter_from_name, counter_name, position, unpack
+from tollgate.metering.model import Batch, Count, CounterId, Scope, Series
+
+SERIES = Series("ada", "requests")
+NOON = datetime(2026, 1, 20, 12, tzinfo=UTC)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+QUANTITIES = st.decimals(
+    min_value=0, max_value=Decimal("99999999999999999999.999999999999999999"), allow_nan=False, places=18
+) | st.integers(0, 10**20 - 1).map(Decimal)
+IDS = st.uuids().map(str) | st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_size=128)
+
+
+def batch(*counts: Count) -> Batch:
+    """The counts as a batch."""
+    return Batch(SERIES, Aggregation.SUM, counts)
+
+
+def by_time(counts: Any) -> list[Count]:
+    """The order in which events come out."""
+    return sorted(counts, key=lambda count: (count.at, count.hash, count.digest))
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> Count:
+    """Any event, within two hours of noon."""
+    at = NOON + timedelta(microseconds=draw(st.integers(0, 7_200_000_000)))
+    counter = CounterId("ada", "requests", draw(st.sampled_from(["sub", "sub:2"])), PERIOD)
+    return archived_count(
+        draw(IDS),
+        draw(QUANTITIES),
+        at=at,
+        told=draw(st.booleans()),
+        source=draw(st.text(max_size=20)),
+        scope=draw(st.sampled_from(Scope)),
+        properties=draw(st.none() | st.dictionaries(st.text(max_size=5), JSON_VALUES, max_size=3)),
+        counter=counter,
+    )
+
+
+@given(st.lists(counts(), min_size=1, max_size=30))
+def test_any_batch_comes_out_as_it_went_in(sent: list[Count]) -> None:
+    """To the last digit, key and microsecond, each chunk of one counter and of less than an hour."""
+    made = list(chunks(batch(*sent)))
+    read = [(chunk, unpack(chunk.blob, chunk.counter)) for chunk in made]
+    assert by_time(count for _, packed in read for count in packed) == by_time(sent)
+    for chunk, packed in read:
+        assert packed == by_time(packed)
+        assert packed[-1].at - packed[0].at < timedelta(hours=1)
+        assert {count.counter for count in packed} == {chunk.counter}
+        assert (chunk.last, chunk.events) == (packed[-1].at, len(packed))
+
+
+@given(st.lists(counts(), min_size=1, max_size=10), st.randoms(use_true_random=False))
+def test_the_same_batch_in_any_order_makes_the_same_chunks(sent: list[Count], chance: random.Random) -> None:
+    """So that a retry writes what is there already."""
+    shuffled = chance.sample(sent, len(sent))
+    assert sorted(chunks(batch(*shuffled)), key=repr) == sorted(chunks(batch(*sent)), key=repr)
+
+
+def test_types_that_python_takes_for_equal_stay_apart() -> None:
+    """1, 1.0 and true are three properties."""
+    sent = [archived_count(f"e{n}", properties={"value": value}) for n, value in enumerate((1, 1.0, True))]
+    [chunk] = chunks(batch(*sent))
+    values = {count.event.id: (count.event.properties or {})["value"] for count in unpack(chunk.blob, chunk.counter)}
+    assert [repr(values[f"e{n}"]) for n in range(3)] == ["1", "1.0", "True"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantity": Decimal(2)},
+        {"properties": {"region": "us"}},
+        {"at": NOON + timedelta(microseconds=1)},
+        {"told": False},
+        {"counter": CounterId("ada", "requests", "other", PERIOD)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_differs_has_another_key(change: dict[str, Any]) -> None:
+    """Or the one would overwrite the other: a retry with another receipt time, say."""
+    fields: dict[str, Any] = {"at": NOON, "properties": {"region": "eu"}}
+    [one] = chunks(batch(archived_count("e", **fields)))
+    [other] = chunks(batch(archived_count("e", **(fields | change))))
+    assert one.key != other.key
+
+
+def test_keys_sort_by_the_first_event() -> None:
+    """Also where the year has not changed but the number of digits might."""
+    times = [NOON + timedelta(days=n, microseconds=n) for n in range(30)]
+    keys = [chunk.key for at in times for chunk in chunks(batch(archived_count("e", at=at)))]
+    assert keys == sorted(keys)
+
+
+def test_events_that_are_exactly_an_hour_apart_share_no_chunk() -> None:
+    """A reading begins an hour before its start and misses nothing."""
+    sent = [archived_count(f"e{n}", at=NOON + timedelta(minutes=30) * n) for n in range(5)]
+    assert [chunk.events for chunk in chunks(batch(*sent))] == [2, 2, 1]
+
+
+def test_a_blob_of_a_later_version_or_a_damaged_one_is_refused() -> None:
+    """Not read as something else."""
+    [chunk] = chunks(batch(archived_count("e")))
+    for blob, why in ((b"\x02" + chunk.blob[1:], "version 02"), (chunk.blob[:-4], "damaged"), (b"", "version")):
+        with pytest.raises(ValueError, match=why):
+            unpack(blob, chunk.counter)
+
+
+def test_a_counter_is_read_back_from_its_name() -> None:
+    """Its customer and feature stand in the key."""
+    counter = CounterId("ada", "requests", "sub:1", PERIOD)
+    assert counter_from_name("ada", "requests", counter_name(counter)) == counter
+
+
+def test_positions_sort_by_time_then_hash_then_shard() -> None:
+    """One event kept in two shards has two places."""
+    count = archived_count("e", at=NOON)
+    order = [
+        Archived(Series("ada", "requests", 1), replace(count, at=NOON - timedelta(microseconds=1))),
+        Archived(SERIES, replace(count, hash=bytes(12))),
+        Archived(SERIES, replace(count, hash=b"\xff" * 12)),
+        Archived(Series("ada", "requests", 10), replace(count, hash=b"\xff" * 12)),
+    ]
+    assert sorted(order, key=position) == order
+
+
+@pytest.mark.parametrize(("events", "most"), [(1, 850), (10, 85), (100, 40), (500, 35)])
+def test_a_typical_event_takes_few_bytes(events: int, most: int) -> None:
+    """CloudEvents with UUIDv7 ids, milliseconds, a quantity and two properties, a tenth of a second apart."""
+    chance = random.Random(7)  # noqa: S311  makes an example, guards nothing
+    sent = []
+    for number in range(events):
+        at = NOON + timedelta(milliseconds=100 * number + chance.randrange(100))
+        bits = (int(at.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | chance.getrandbits(62)
+        properties = {
+            "region": chance.choice(["eu-central-1", "us-east-1"]),
+            "path": chance.choice(["/chat", "/files"]),
+        }
+        quantity = Decimal(chance.choice([1, 1, 2, 17]))
+        source = "https://example.com/services/api"
+        sent.append(archived_count(str(uuid.UUID(int=bits)), quantity, at=at, source=source, properties=properties))
+    [chunk] = chunks(batch(*sent))
+    assert len(chunk.blob) <= events * most
