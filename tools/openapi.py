@@ -109,7 +109,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when the document is stale, and write nothing")
     arguments = parser.parse_args()
-    for variable in ("CATALOG_TABLE", "USAGE_TABLE", "BILLING_TABLE", "RECOVERY_TABLE", "EVENTS_QUEUE_URL"):
+    tables, queues = ("CATALOG", "USAGE", "BILLING", "RECOVERY"), ("EVENTS", "ALERTS")
+    for variable in (*(f"{table}_TABLE" for table in tables), *(f"{queue}_QUEUE_URL" for queue in queues)):
         os.environ.setdefault(variable, "unused")
     os.environ.setdefault("AWS_DEFAULT_REGION", "eu-central-1")
     sys.path.insert(0, str(ROOT / "layers/common"))

@@ -12,8 +12,10 @@ from decimal import Decimal, localcontext
 from typing import Final
 
 from tests.faults.chaos import Clock
-from tollgate.catalog.model import Aggregation, Rate
-from tollgate.catalog.periods import local_hour
+from tollgate.catalog.model import Aggregation, BillingPeriod, Plan, Rate
+from tollgate.catalog.periods import Period, local_hour
+from tollgate.metering.archive_store import DynamoArchive
+from tollgate.metering.audit import Target, recount
 from tollgate.metering.model import (
     MAX_AGE,
     MAX_AHEAD,
@@ -29,7 +31,6 @@ from tollgate.metering.model import (
     event_hash,
     shard_of,
 )
-from tollgate.metering.service import Archive
 from tollgate.metering.store import DynamoCounters
 
 __all__ = ["BOUNDARY", "FEATURE", "MOST", "NOW", "PROCESSES", "RATE", "Ledger", "Sent", "chunks"]
@@ -48,6 +49,7 @@ PROCESSES: Final = 3
 _SECONDS: Final = 25.0
 _FIRST_PERIOD: Final = datetime(2026, 2, 1, tzinfo=UTC)
 _EXACT: Final = 80
+_PLAN: Final = Plan("plan", 1, "Plan", "EUR", BillingPeriod("month"), Decimal(0), 0, 0, ())
 
 ACCEPTED, DUPLICATE, CONFLICT = Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT
 Key = tuple[str, str, str]
@@ -88,7 +90,7 @@ class Ledger:
     shards: int = 1
     sharded: datetime = _FIRST_PERIOD
     rate: Rate | None = None
-    archive: Archive | None = None
+    archive: DynamoArchive | None = None
     pause: Callable[[float], None] | None = None
     sent: dict[Sent, None] = field(default_factory=dict)
     accepted: Counter[Key] = field(default_factory=Counter)
@@ -165,6 +167,7 @@ class Ledger:
         assert self.tallies() == self.fold(counted.values()), "duplicates changed the totals"
         self._check_hours(list(counted.values()))
         self._check_counted(set(counted))
+        self._check_archive()
 
     def tallies(self) -> dict[CounterId, Tally]:
         """What the counters hold."""
@@ -238,6 +241,18 @@ class Ledger:
             verdicts = self.start().counted(series, [count for _, count in pairs])
             found.update(form for (form, _), verdict in zip(pairs, verdicts, strict=True) if verdict)
         assert found == Counter(counted), "what is said to have been counted is not what was"
+
+    def _check_archive(self) -> None:
+        """What was counted can be added up again from the archive, hour by hour."""
+        if self.archive is None:
+            return
+        spans = [Period(_FIRST_PERIOD, BOUNDARY), Period(BOUNDARY, NOW + timedelta(days=30))]
+        for span in spans:
+            for customer in {event.customer for event in self.sent}:
+                counter = CounterId(customer, FEATURE, "sub", span.start)
+                target = Target(counter, span, _PLAN, self.aggregation, self.shards)
+                again = recount(target, counters=self.start(), archive=self.archive)
+                assert again.agrees, again
 
     def _series(self, count: Count) -> Series:
         event = count.event

@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
@@ -15,6 +15,7 @@ import pytest
 from tests.faults.chaos import Chaos, Clock, KillAt, Killed, Weather
 from tests.faults.scenario import BOUNDARY, MOST, NOW, PROCESSES, Ledger, Sent, chunks
 from tollgate.catalog.model import Aggregation
+from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS
 from tollgate.metering.model import CounterId, Outcome
 from tools.engine import Call, Engine, Hook
 
@@ -67,11 +68,17 @@ def large_requests() -> Requests:
     return [told("moment", 100, 3), [*told("spread", 50, 240, 280), *mixed], told("moment", MOST, 3), told("next", 30)]
 
 
-def only_at(number: int, hook: Hook) -> Hook:
-    """The hook for one call only."""
+def deliver_all(book: Ledger, requests: Iterable[Sequence[Sent]]) -> None:
+    """Deliver requests in turn, each by another process than the one before."""
+    for place, request in enumerate(requests):
+        book.deliver(request, process=place % PROCESSES)
+
+
+def only_at(numbers: Collection[int], hook: Hook) -> Hook:
+    """The hook, for some calls only."""
 
     def at(call: Call) -> None:
-        if call.number == number:
+        if call.number in numbers:
             hook(call)
 
     return at
@@ -96,12 +103,9 @@ def test_an_end_at_any_call_loses_nothing_and_doubles_nothing(
         left = iter(requests())
         try:
             with database.hooked(fault.before, fault.after):
-                for request in left:
-                    book.deliver(request)
+                deliver_all(book, left)
         except Killed:
-            book.restart()
-            for request in left:
-                book.deliver(request)
+            deliver_all(book, left)
             events = [event for request in requests() for event in request]
             book.settle(requests() if k % 2 else reshaped(events, k))
         else:
@@ -110,19 +114,36 @@ def test_an_end_at_any_call_loses_nothing_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("requests", [small_requests, large_requests])
-def test_a_lost_answer_at_any_call_changes_nothing(database: Engine, requests: Callable[[], Requests]) -> None:
-    """Botocore or the product asks again; the events were sent once, and count once."""
+@pytest.mark.parametrize(
+    ("weather", "strikes"),
+    [
+        (Weather(lost_answers=1.0), 1),
+        (Weather(lost_answers=1.0), 2),
+        (Weather(lost_requests=1.0), 2),
+        (Weather(throttles=1.0), 2),
+        (Weather(conflicts=1.0), 2),
+        (Weather(parts=1.0), 1),
+    ],
+    ids=["answer lost", "answers lost", "requests lost", "throttled", "conflict", "half a batch"],
+)
+def test_a_fault_at_any_call_changes_nothing(
+    database: Engine, requests: Callable[[], Requests], weather: Weather, strikes: int
+) -> None:
+    """Botocore asks again, and the product where botocore has met it twice; events sent once count once."""
     clean = ledger(database)
-    for request in requests():
-        clean.deliver(request)
+    deliver_all(clean, requests())
     expected, calls = clean.tallies(), database.total().calls
     for k in range(1, calls + 1):
         book = ledger(database)
-        with database.hooked(after=only_at(k, Chaos(dice(k), book.clock, [Weather(lost_answers=1.0)]).after)):
-            for request in requests():
-                assert not set(book.deliver(request)) & {CONFLICT, UNAVAILABLE}
-        assert book.tallies() == expected
-        book.settle()
+        storm = Chaos(dice(k), book.clock, [weather])
+        struck = range(k, k + strikes)
+        with database.hooked(only_at(struck, storm.before), only_at(struck, storm.after)):
+            deliver_all(book, requests())
+        assert book.tallies() == expected, f"call {k}"
+        assert not {CONFLICT, UNAVAILABLE} & {one for answers in book.answers.values() for one in answers}
+        for request in chunks(list(book.sent), MOST):
+            assert set(book.deliver(request)) == {DUPLICATE}
+        assert book.tallies() == expected, f"call {k}"
 
 
 @pytest.mark.parametrize("requests", [small_requests, large_requests])
@@ -139,7 +160,7 @@ def test_the_same_request_at_once_counts_once(database: Engine, requests: Callab
             overtaken = True
             book.deliver(current, process=process)  # noqa: B023  whatever it is by then
 
-        with database.hooked(before=only_at(k, overtake)):
+        with database.hooked(before=only_at([k], overtake)):
             for current in requests():
                 book.deliver(current)
         if not overtaken:
@@ -168,7 +189,7 @@ def test_a_time_out_at_any_step_leaves_events_that_may_be_sent_again(
 def test_a_time_out_at_every_10_milliseconds_leaves_events_that_may_be_sent_again(database: Engine) -> None:
     """While half of the writes meet a conflict."""
     whole = 0
-    for hundredths in range(800, 1200, 1):
+    for hundredths in range(100 * LONGEST_CALL_SECONDS, 2_000):
         book = ledger(database)
         storm = Chaos(dice(hundredths), book.clock, [Weather(conflicts=0.5)])
         with database.hooked(storm.before, storm.after):
@@ -262,8 +283,8 @@ def test_a_period_that_ends_under_load_gets_its_own_events(database: Engine) -> 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda request: book.deliver(request, time_left=lambda: 100.0), list(chunks(events, 25))))
     ended, current = (book.tallies()[book.counter(one)] for one in (Sent("-", time=BOUNDARY - timedelta(1)), Sent("-")))
-    assert (ended.events, ended.quantity) == (500, sum(range(500)))
-    assert (current.events, current.quantity) == (500, sum(range(500, 1_000)))
+    assert (ended.events, ended.quantity) == (500, Decimal(sum(range(500))))
+    assert (current.events, current.quantity) == (500, Decimal(sum(range(500, 1_000))))
     book.settle()
 
 
@@ -394,7 +415,7 @@ def test_a_period_closed_between_any_two_calls_of_a_delivery_bills_each_event_on
             closed = True
             book.start().close(counter, Aggregation.SUM)
 
-        with database.hooked(before=only_at(k, close)):
+        with database.hooked(before=only_at([k], close)):
             for request in events:
                 book.deliver(request)
         if not closed:

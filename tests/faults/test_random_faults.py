@@ -13,6 +13,7 @@ from tests.faults.chaos import Chaos, Clock, Killed, Weather
 from tests.faults.conftest import SHARES, seeds
 from tests.faults.scenario import NOW, PROCESSES, RATE, Ledger, Sent
 from tollgate.catalog.model import Aggregation
+from tollgate.metering.archive_store import DynamoArchive
 from tools.engine import Call, Engine
 
 LIGHT = Weather(lost_requests=0.01, lost_answers=0.03, throttles=0.02, conflicts=0.05, parts=0.05, kills=0.01)
@@ -24,8 +25,9 @@ WEATHERS = (
     Weather(throttles=0.9, lost_answers=0.03),
     Weather(lost_answers=0.5, lost_requests=0.2),
 )
-INTERLOPERS = 0.06
+INTERLOPERS = 0.08
 DEEPEST = 2
+ARCHIVED = 0.35
 LARGE = 10**35
 """Quantities of 35 digits, 18 of them after the point: a run's sum has less than 38."""
 
@@ -42,10 +44,12 @@ class Run:
         summed = aggregation in {Aggregation.SUM, Aggregation.COUNT}
         shards = self.dice.choice([1, 1, 4]) if summed else 1
         rate = RATE if summed and shards == 1 and self.dice.random() < 0.3 else None
-        self.ledger = Ledger(self.clock, aggregation, shards, NOW - timedelta(hours=1), rate)
+        archive = DynamoArchive(clock=lambda: NOW, pause=self.clock.pass_by) if self.dice.random() < ARCHIVED else None
+        self.ledger = Ledger(self.clock, aggregation, shards, NOW - timedelta(hours=1), rate, archive)
         self.chaos = Chaos(self.dice, self.clock, WEATHERS)
         self.queue = deque(self._messages(list(self._events())))
-        self.dead: list[bool] = []
+        self.under_way: list[Sequence[Sent]] = []
+        self.dead: list[bool] = []  # whether the process has ended that delivers it
 
     def _events(self) -> Iterator[Sent]:
         customers = ["ada", "bob"][: self.dice.choice([1, 1, 2])]
@@ -78,24 +82,27 @@ class Run:
         self.dice.shuffle(messages)
         return iter(messages)
 
-    def deliver_next(self) -> None:
-        """Deliver a message; the process may end over it."""
+    def deliver(self, message: Sequence[Sent]) -> None:
+        """Deliver a message to one of the processes; it may end over it."""
+        self.under_way.append(message)
         self.dead.append(False)
         process = self.dice.randrange(PROCESSES)
         now = NOW + timedelta(seconds=self.dice.uniform(-120, 120))
         try:
-            self.ledger.deliver(self.queue.popleft(), now, process=process)
+            self.ledger.deliver(message, now, process=process)
         except Killed:
             self.ledger.restart(process)
         finally:
+            self.under_way.pop()
             self.dead.pop()
 
     def before(self, call: Call) -> None:
-        """Strike a call before it is made; perhaps another process comes first."""
+        """Strike a call before it is made; perhaps another process comes first, perhaps with the same message."""
         if self.dead[-1]:
             raise Killed
-        if self.queue and len(self.dead) <= DEEPEST and self.dice.random() < INTERLOPERS:
-            self.deliver_next()
+        if len(self.dead) <= DEEPEST and self.dice.random() < INTERLOPERS:
+            same = not self.queue or self.dice.random() < 0.5
+            self.deliver(self.under_way[-1] if same else self.queue.popleft())
         try:
             self.chaos.before(call)
         except Killed:
@@ -116,7 +123,7 @@ class Run:
         self.database.wait = self.clock.pass_by
         with self.database.hooked(self.before, self.after):
             while self.queue:
-                self.deliver_next()
+                self.deliver(self.queue.popleft())
         events = list(self.ledger.sent)
         self.dice.shuffle(events)
         self.ledger.settle([events[:7], events[7:]])

@@ -140,10 +140,10 @@ def test_the_daily_report_is_sent_even_when_nothing_is_wrong(stack: Stack, opera
 
 @pytest.fixture
 def queues(stack: Stack) -> Iterator[Queues]:
-    """The events queue and its dead-letter queue; what fails comes again after a second, not three minutes."""
+    """The events queue and its dead-letter queue; what fails comes again after two seconds, not three minutes."""
     sqs = boto3.client("sqs", **stack.aws)
     events, dead = (stack.resources[name] for name in ("EventsQueue", "EventsDeadLetterQueue"))
-    sqs.set_queue_attributes(QueueUrl=events, Attributes={"VisibilityTimeout": "1"})
+    sqs.set_queue_attributes(QueueUrl=events, Attributes={"VisibilityTimeout": "2"})
     yield Queues(sqs, dead, events)
     sqs.set_queue_attributes(QueueUrl=events, Attributes={"VisibilityTimeout": "180"})
     sqs.purge_queue(QueueUrl=dead)

@@ -99,9 +99,9 @@ def test_what_is_put_is_read_back_by_time(archive: Any) -> None:
 
 def test_a_batch_put_again_is_read_once(archive: Any) -> None:
     """In the same shape or another; another body of the same event is another event."""
-    sent = [archived_count(f"e{n}", at=NOON + timedelta(seconds=n)) for n in range(20)]
-    other = archived_count("e3", "7", at=NOON + timedelta(seconds=3))
-    for part in (sent, sent, sent[5:], sent[:12], [other]):
+    sent = [archived_count(f"e{n}", at=NOON + timedelta(seconds=10 * n)) for n in range(20)]
+    other = archived_count("e3", "7", at=NOON + timedelta(seconds=30))
+    for part in (sent, sent, sent[5:], sent[:12], sent[4:7], [other]):
         archive.put(batch(*part))
     found = [one.count for one in read(archive)]
     assert len(found) == 21
@@ -112,7 +112,9 @@ def test_a_batch_put_again_is_read_once(archive: Any) -> None:
 def test_pages_follow_each_other_with_no_event_left_out_or_twice(archive: Any, limit: int) -> None:
     """Over batches that overlap in time and over shards."""
     chance = random.Random(limit)  # noqa: S311  makes an example, guards nothing
-    sent = [archived_count(f"e{n}", at=NOON + timedelta(minutes=chance.randrange(180))) for n in range(30)]
+    spread = [90, 180 * 60]  # seconds
+    times = [NOON + timedelta(seconds=chance.randrange(spread[n // 10 % 2])) for n in range(30)]
+    sent = [archived_count(f"e{n}", at=at) for n, at in enumerate(times)]
     for start in range(0, 30, 5):
         archive.put(batch(*sent[start : start + 5], shard=start // 5 % 3))
     found = read(archive, limit=limit, shards=3)
@@ -221,6 +223,28 @@ def test_a_batch_over_many_hours_is_written_in_requests_of_25(monkeypatch: pytes
     assert len(pauses) == 2
     assert 0 <= pauses[0] <= 0.02
     assert [one.count for one in read(archive, start=NOON - 3 * DAY)] == sent[::-1]
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_page_of_a_fast_series_reads_no_more_than_a_minute_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the hour before it, which may hold millions of events."""
+    archive = DynamoArchive(clock=now)
+    for second in range(0, 1_800, 20):
+        archive.put(batch(*(archived_count(f"e{second}-{n}", at=NOON + timedelta(seconds=second + n)) for n in (0, 9))))
+    page, after = archive.read("ada", "requests", NOON, NOON + DAY, limit=120)
+    read_items: list[int] = []
+    call = getattr(BaseClient, "_make_api_call")  # noqa: B009  boto3's own stubs do not name it
+
+    def calling(self: BaseClient, name: str, arguments: dict[str, Any]) -> Any:
+        answer = call(self, name, arguments)
+        read_items.append(answer["Count"])
+        return answer
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", calling)
+    page, after = archive.read("ada", "requests", NOON, NOON + DAY, after=after, limit=10)
+    assert [one.count.event.id for one in page[:2]] == ["e1200-0", "e1200-9"]
+    assert after is not None
+    assert sum(read_items) <= 20
 
 
 @pytest.mark.usefixtures("tables")

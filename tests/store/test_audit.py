@@ -1,5 +1,7 @@
 """Counters, archive and catalog together: events in over ingest, explained, listed, recounted and priced again."""
 
+import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,9 +22,10 @@ from tollgate.metering.history import explain, explanation_to_dict, list_events
 from tollgate.metering.model import Event
 from tollgate.metering.service import Result, ingest
 from tollgate.metering.store import DynamoCounters
+from tools import ToolError
 from tools import recount as recount_command
 from tools import rerate as rerate_command
-from tools.stores import Stores
+from tools.stores import Stores, open_stores
 
 NOW = datetime(2026, 1, 20, 12, tzinfo=UTC)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -225,3 +228,22 @@ def test_a_command_that_cannot_do_it_says_why(
     main = {"recount": recount_command.main, "rerate": rerate_command.main}[command]
     assert main([*NAMED, *more]) == 1
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tables")
+def test_the_tables_of_a_deployment_are_found_by_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outputs name them; a stack that is not there, or is none of ours, is told."""
+    names = {name: os.environ[name] for name in ("CATALOG_TABLE", "USAGE_TABLE")}
+    outputs = {"CatalogTableName": {"Value": names["CATALOG_TABLE"]}, "UsageTableName": {"Value": names["USAGE_TABLE"]}}
+    for stack, told in (("ours", outputs), ("other", {})):
+        body = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": told}
+        boto3.client("cloudformation").create_stack(StackName=stack, TemplateBody=json.dumps(body))
+    for name in names:
+        monkeypatch.setenv(name, "unknown")
+    stores = open_stores("ours", Path("nowhere"))
+    assert {name: os.environ[name] for name in names} == names
+    assert stores.catalog.plan("web") is None
+    with pytest.raises(ToolError, match="stack other has no output 'CatalogTableName'"):
+        open_stores("other", Path("nowhere"))
+    with pytest.raises(ToolError, match="stack unheard-of cannot be read"):
+        open_stores("unheard-of", Path("nowhere"))

@@ -53,7 +53,6 @@ def receiver(
         made = Receiver(f"http://127.0.0.1:{server.server_port}", status, headers or {})
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-            server.handle_error = lambda *_: None  # type: ignore[method-assign]  a client that went away
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield made
         server.shutdown()

@@ -104,15 +104,18 @@ def test_what_differs_has_another_key(change: dict[str, Any]) -> None:
     assert one.key != other.key
 
 
-def test_keys_sort_by_the_first_event() -> None:
-    """Also where the year has not changed but the number of digits might."""
-    times = [NOON + timedelta(days=n, microseconds=n) for n in range(30)]
-    keys = [chunk.key for at in times for chunk in chunks(batch(archived_count("e", at=at)))]
+@pytest.mark.parametrize(("seconds", "kind"), [(0, "M#"), (59, "M#"), (60, "H#"), (3_599, "H#")])
+def test_keys_of_one_span_sort_by_the_first_event(seconds: int, kind: str) -> None:
+    """A minute or an hour, by how far its events lie apart."""
+    starts = [NOON + timedelta(days=n, microseconds=n) for n in range(30)]
+    pairs = [(start, start + timedelta(seconds=seconds)) for start in starts]
+    keys = [chunk.key for pair in pairs for chunk in chunks(batch(*(archived_count(f"e{at}", at=at) for at in pair)))]
     assert keys == sorted(keys)
+    assert {key[:2] for key in keys} == {kind}
 
 
 def test_events_that_are_exactly_an_hour_apart_share_no_chunk() -> None:
-    """A reading begins an hour before its start and misses nothing."""
+    """A reading that begins an hour before its start misses nothing."""
     sent = [archived_count(f"e{n}", at=NOON + timedelta(minutes=30) * n) for n in range(5)]
     assert [chunk.events for chunk in chunks(batch(*sent))] == [2, 2, 1]
 

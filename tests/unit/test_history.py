@@ -237,6 +237,8 @@ def test_an_event_of_a_sharded_counter_is_found_in_its_shard() -> None:
         ("ada", {"feature": "unheard-of"}, "feature_not_found"),
         ("ada", {"time": NOW - timedelta(days=36)}, "too_old"),
         ("ada", {"time": NOW + timedelta(minutes=6)}, "in_the_future"),
+        ("ada", {"event_id": "ffffffff-ffff-7000-8000-000000000000"}, "in_the_future"),
+        ("ada", {"event_id": "00000000-0000-7000-8000-000000000000"}, "too_old"),
         ("bob", {}, "no_subscription"),
         ("ada", {"time": START - HOUR}, "no_subscription"),
         ("ada", {"feature": "other"}, "feature_not_in_plan"),
@@ -249,7 +251,7 @@ def test_an_unknown_event_is_told_what_would_keep_it_from_counting(
     world: World, customer: str, fields: dict[str, Any], reason: str | None
 ) -> None:
     """By the same words as ingest."""
-    shown = world.explain("e1", customer, **fields)
+    shown = world.explain(**{"event_id": "e1", "customer": customer} | fields)
     assert (shown["outcome"], shown["reason"]) == ("unknown", reason)
     assert ("would be rejected" in shown["detail"]) == (reason is not None)
     assert shown["feature"] == fields.get("feature")

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import uuid
-from typing import Final
+from typing import Final, TypeGuard
 
 __all__ = ["ID_PATTERN", "derived_id", "is_id", "new_id"]
 
@@ -11,7 +11,7 @@ ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 _ID: Final = re.compile(ID_PATTERN.replace("$", r"\Z"))
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[str]:
     """Whether a value may be a code or an id."""
     return isinstance(value, str) and _ID.match(value) is not None
 

@@ -11,6 +11,7 @@ __all__ = ["MAX_DEPTH", "deeper_than", "read_json"]
 
 MAX_DEPTH: Final = 32
 
+_CONTAINERS: Final = frozenset({dict, list})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -68,15 +69,15 @@ def _has_lone_surrogate(value: Any) -> bool:
 
 
 def deeper_than(value: Any, limit: int) -> bool:
-    """Whether arrays and objects are nested more than `limit` deep."""
-    level: list[Any] = [value]
+    """Whether the arrays and objects of parsed JSON are nested more than `limit` deep."""
+    level: list[Any] = [value] if value.__class__ in _CONTAINERS else []
     for _ in range(limit):
+        if not level:
+            return False
         level = [
             child
             for parent in level
-            if isinstance(parent, (dict, list))
-            for child in (parent.values() if isinstance(parent, dict) else parent)
+            for child in (parent.values() if parent.__class__ is dict else parent)
+            if child.__class__ in _CONTAINERS
         ]
-        if not level:
-            return False
-    return any(isinstance(child, (dict, list)) for child in level)
+    return bool(level)

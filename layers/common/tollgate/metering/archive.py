@@ -1,8 +1,9 @@
 """The archive of events: which of them share an item, what it is called, and how it is packed. Pure.
 
-A `Chunk` holds events of one counter that lie less than an hour apart, in the order of time and hash, so that
-a reading from some instant on begins an hour before it. Its key says when its first event counts and what
-is in it: the same batch again makes the same chunks under the same keys.
+A `Chunk` holds events of one counter that lie less than an hour apart, in the order of time and hash. Its key
+says whether they lie less than a minute apart, when the first of them counts, and what is in it: the same batch
+again makes the same chunks under the same keys. A reading from some instant on begins a minute before it among
+the short chunks, which are all there are where events come fast, and an hour before it among the long ones.
 
 A packed chunk is a byte of version, and then, compressed by zlib, one line of JSON with the columns, of
 which one value may stand for all, and the ids after it, where all of them are UUIDs: 16 bytes each, turned
@@ -24,7 +25,7 @@ from tollgate.kernel.time import format_time, parse_time
 from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, event_digest, event_hash
 
 __all__ = [
-    "SPAN",
+    "SPANS",
     "Archived",
     "Chunk",
     "chunks",
@@ -36,9 +37,10 @@ __all__ = [
     "unpack",
 ]
 
-SPAN: Final = timedelta(hours=1)
-"""The events of a chunk lie less than this apart."""
+SPANS: Final = {"M": timedelta(minutes=1), "H": timedelta(hours=1)}
+"""The events of a chunk lie less than this apart, by what its key begins with: the shortest that holds."""
 
+_LONGEST: Final = max(SPANS.values())
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 _VERSION: Final = b"\x01"
@@ -57,7 +59,7 @@ class Chunk:
 
     Attributes:
         counter: what all of them count in.
-        key: sorts chunks by their first events, and names what they hold.
+        key: sorts chunks of one span by their first events, and names what they hold.
         last: when the last of them counts.
         events: how many they are.
         blob: what `unpack` reads.
@@ -73,10 +75,11 @@ class Chunk:
 def chunks(batch: Batch) -> Iterator[Chunk]:
     """A batch as chunks: one, unless its events are of several counters or an hour and more apart."""
     counts = sorted(batch.counts, key=_order)
-    for counter in dict.fromkeys(count.counter for count in counts):
-        mine = [count for count in counts if count.counter == counter]
+    counters = dict.fromkeys(count.counter for count in counts)
+    for counter in counters:
+        mine = counts if len(counters) == 1 else [count for count in counts if count.counter == counter]
         while mine:
-            end = mine[0].at + SPAN
+            end = mine[0].at + _LONGEST
             size = len(mine) if mine[-1].at < end else next(n for n, count in enumerate(mine) if count.at >= end)
             yield _chunk(counter, mine[:size])
             mine = mine[size:]
@@ -90,7 +93,8 @@ def _chunk(counter: CounterId, counts: Sequence[Count]) -> Chunk:
     content = _columns(counts)
     # Not of what zlib makes of it, which another release of zlib may make otherwise.
     name = hashlib.blake2b(content + counter_name(counter).encode(), digest_size=_KEY_BYTES).hexdigest()
-    key = f"{instant_text(counts[0].at)}#{name}"
+    kind = next(kind for kind, span in SPANS.items() if counts[-1].at - counts[0].at < span)
+    key = f"{kind}#{instant_text(counts[0].at)}#{name}"
     return Chunk(counter, key, counts[-1].at, len(counts), _VERSION + zlib.compress(content, _LEVEL))
 
 
@@ -100,7 +104,7 @@ def instant_text(at: datetime) -> str:
 
 
 def instant_from_text(text: str) -> datetime:
-    """The instant that a position, a key or its own text begins with."""
+    """The instant that a position or its own text begins with."""
     return EPOCH + int(text[:_INSTANT_DIGITS]) * _MICROSECOND
 
 
@@ -138,7 +142,7 @@ def _columns(counts: Sequence[Count]) -> bytes:
         times[0],
         [after - before for before, after in pairwise(times)],
         [(hour - EPOCH) // _MINUTE for hour in _folded([count.hour for count in counts])],
-        _folded([count.scope.value for count in counts]),
+        _folded([count.scope for count in counts]),
         _folded([event.time is not None for event in events]),  # the time it tells is that at which it counts
         [] if uuids else ids,
         _folded([event.source for event in events]),
@@ -216,7 +220,7 @@ def _unfolded(column: list[_Value], length: int) -> list[_Value]:
 def _uuids(ids: list[str]) -> bytes:
     """Ids as bytes, if all of them are UUIDs in lower case; else none."""
     joined = "".join(ids)
-    if any(len(one) != _UUID_LENGTH for one in ids) or not _UUIDS.fullmatch(joined):
+    if set(map(len, ids)) != {_UUID_LENGTH} or not _UUIDS.fullmatch(joined):
         return b""
     raw = bytes.fromhex(joined.replace("-", ""))
     return b"".join(raw[place::_UUID_BYTES] for place in range(_UUID_BYTES))

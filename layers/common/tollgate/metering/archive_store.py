@@ -1,8 +1,8 @@
 """The archive of events in the usage table.
 
-    pk                               sk                        what
-    ARCHIVE#customer#feature#shard   first time#content        a chunk of events (archive.py)
-    ARCHIVE#customer#feature#shard   first time#content#0001   more of it, where it is larger than an item may be
+    pk                               sk                             what
+    ARCHIVE#customer#feature#shard   span#first time#content        a chunk of events (archive.py)
+    ARCHIVE#customer#feature#shard   span#first time#content#0001   more of it, where it is too large for an item
 
 What is in it has been sent, not necessarily counted: a chunk is written before its events are counted.
 """
@@ -23,7 +23,7 @@ from tollgate.kernel.dynamodb import UsageTable, connect
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.time import Clock, system_clock
 from tollgate.metering.archive import (
-    SPAN,
+    SPANS,
     Archived,
     Chunk,
     chunks,
@@ -123,8 +123,10 @@ class DynamoArchive:
         """
         connect(UsageTable)
         start = max(start, instant_from_text(after)) if after else start
-        streams = [_read(Series(customer, feature, shard), start, end, limit) for shard in range(shards)]
-        merged = heapq.merge(*streams, key=position)
+        all_series = [Series(customer, feature, shard) for shard in range(shards)]
+        page_size = max(limit // 10, 10)  # items, of which each has from 1 to 500 events
+        streams = [_read(series, kind, start, end, page_size) for series in all_series for kind in SPANS]
+        merged = _distinct(heapq.merge(*streams, key=position))
         try:
             found = list(islice((one for one in merged if not after or position(one) > after), limit + 1))
         except PynamoDBException as error:
@@ -148,14 +150,15 @@ def _items(pk: str, chunk: Chunk, ttl: int) -> Iterator[ArchiveItem]:
         yield ArchiveItem(pk, f"{chunk.key}#{number:04d}", blob=part, ttl=ttl)
 
 
-def _read(series: Series, start: datetime, end: datetime, page_size: int) -> Iterator[Archived]:
-    """The events of a shard in the order of their positions, each once; chunks may overlap by less than `SPAN`."""
-    keys = ArchiveItem.sk.between(instant_text(start - SPAN), instant_text(end))
+def _read(series: Series, kind: str, start: datetime, end: datetime, page_size: int) -> Iterator[Archived]:
+    """The events of a shard's chunks of one span in the order of their positions; chunks may overlap by less."""
+    keys = ArchiveItem.sk.between(f"{kind}#{instant_text(start - SPANS[kind])}", f"{kind}#{instant_text(end)}")
     items = ArchiveItem.query(_pk(series), keys, consistent_read=True, page_size=page_size)
     waiting: dict[str, Archived] = {}
     places: list[str] = []  # of those, as a heap
     for item, blob in _whole(items):
-        while places and places[0] < item.sk:
+        begins = item.sk.removeprefix(f"{kind}#")
+        while places and places[0] < begins:
             yield waiting.pop(heapq.heappop(places))
         if item.last < instant_text(start):
             continue
@@ -167,6 +170,16 @@ def _read(series: Series, start: datetime, end: datetime, page_size: int) -> Ite
                 heapq.heappush(places, place)
     while places:
         yield waiting.pop(heapq.heappop(places))
+
+
+def _distinct(events: Iterator[Archived]) -> Iterator[Archived]:
+    """One event of those that share a position."""
+    last = ""
+    for archived in events:
+        place = position(archived)
+        if place != last:
+            yield archived
+        last = place
 
 
 def _whole(items: Iterator[ArchiveItem]) -> Iterator[tuple[ArchiveItem, bytes]]:

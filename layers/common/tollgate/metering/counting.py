@@ -21,9 +21,8 @@ from decimal import Decimal
 from typing import Final
 
 from tollgate.catalog.model import Aggregation
-from tollgate.kernel.money import EXACT
+from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.model import (
-    EPOCH,
     MAX_QUANTITY,
     Adjustment,
     Count,
@@ -210,12 +209,6 @@ class Step:
     change: Change | None
 
 
-def seconds_of(at: datetime) -> int:
-    """Whole seconds since 1970."""
-    since = at - EPOCH
-    return since.days * _DAY + since.seconds
-
-
 def room_of(head: Head, series: Series) -> int:
     """How many ids the head holds within a KB, from the sizes that DynamoDB bills for."""
     counter = len(head.counter.subscription) + 24 if head.counter else 0
@@ -237,7 +230,7 @@ def page_keys(count: Count, known: Known) -> list[str] | None:
         return _lane_keys(count, head)
     if head.origin is None:
         return []
-    at = seconds_of(count.at)
+    at = count.second
     if at >= head.start:
         return [_time_key(head.start)] if head.spilled and at < head.end else []
     if at < head.origin:
@@ -252,7 +245,7 @@ def _floor(at: int, known: Known) -> int | None:
 
 def _lane_keys(count: Count, head: Head) -> list[str]:
     # The day after as well: clocks may differ about midnight.
-    day = seconds_of(count.at) // _DAY
+    day = count.second // _DAY
     return [lane_key(each, lanes, count.hash) for each in (day - 1, day, day + 1) for lanes in _lanes_of(head, each)]
 
 
@@ -313,8 +306,8 @@ def is_known(count: Count, known: Known, *, exactly: bool = False) -> bool | Non
 def _is_of_head(count: Count, head: Head) -> bool:
     """Whether an event's id may be among those of the head."""
     if count.scope is Scope.TIME:
-        return head.origin is not None and head.start <= seconds_of(count.at) < head.end
-    return count.scope is Scope.RECEIPT and head.day is not None and abs(seconds_of(count.at) // _DAY - head.day) <= 1
+        return head.origin is not None and head.start <= count.second < head.end
+    return count.scope is Scope.RECEIPT and head.day is not None and abs(count.second // _DAY - head.day) <= 1
 
 
 def missing_for(counts: Iterable[Count], known: Known) -> Missing:
@@ -326,7 +319,7 @@ def missing_for(counts: Iterable[Count], known: Known) -> Missing:
             if count.hash not in known.markers:
                 missing.markers.add(count.hash)
         elif keys is None:
-            missing.floors.add(seconds_of(count.at))
+            missing.floors.add(count.second)
         else:
             missing.pages.update(key for key in keys if key not in known.pages)
     return missing
@@ -418,31 +411,52 @@ def count_events(
 ) -> Step | Missing:
     """Count the first of the events, as many as one write takes; or say what must be read before."""
     head = known.head or Head()
-    taken = _affordable(counts, known, head)
-    missing = Missing()
-    looked = [_look(count, known, head, missing) for count in taken]
+    frame = _frame(series, head, counts)
+    if plain := _are_plain(counts, head, frame):
+        taken, missing, looked = counts, *_look_once(counts, known, head)
+    else:
+        taken = _affordable(counts, known, head)
+        frame = frame if taken is counts else _frame(series, head, taken)
+        missing = Missing()
+        looked = [_look(count, known, head, missing) for count in taken]
     if missing:
         return missing
-    frame = _frame(series, head, taken)
-    outcomes, accepted, rate = _judge(aggregation, zip(taken, looked, strict=True), known, head, frame, now)
+    outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now)
     if not accepted:
         return Step(outcomes, None)
-    change = _Writer(series, aggregation, known, frame).write(accepted, rate)
+    change = _Writer(series, aggregation, known, frame, plain=plain).write(accepted, rate)
     return change if isinstance(change, Missing) else Step(outcomes, change)
+
+
+def _are_plain(counts: Sequence[Count], head: Head, frame: "_Frame") -> bool:
+    """Whether all events belong to the head's counter and to its open bucket, as is usual: one look serves all."""
+    counter = counts[0].counter
+    return (
+        counter == head.counter
+        and head.origin is not None
+        and not frame.closes
+        and all(
+            count.counter is counter and count.scope is Scope.TIME and count.second >= head.start for count in counts
+        )
+    )
+
+
+def _look_once(counts: Sequence[Count], known: Known, head: Head) -> tuple[Missing, list[list[Page]]]:
+    if not head.spilled:
+        return Missing(), [[]] * len(counts)
+    key = _time_key(head.start)
+    if not _is_fresh(key, known, head):
+        return Missing(pages={key}), []
+    return Missing(), [[known.pages[key]]] * len(counts)
 
 
 def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[Count]:
     """The first events, as many as surely touch no more items than a transaction takes."""
-    if all(
-        count.scope is Scope.TIME and count.counter == head.counter and seconds_of(count.at) >= head.start
-        for count in counts
-    ):
-        return counts
     touched: set[object] = set()
     # What a spill may touch of the head's own: a page per lane, and the days of its hours.
     spare = 8 + (sum(_is_receipt(each) for each in head.ids) if head.lanes else 0)
     for place, count in enumerate(counts):
-        at = seconds_of(count.at)
+        at = count.second
         if count.scope is Scope.ID:
             touched.add(count.hash)
         elif count.scope is Scope.RECEIPT:
@@ -466,7 +480,7 @@ def _look(count: Count, known: Known, head: Head, missing: Missing) -> list[Page
         return []
     keys = page_keys(count, known)
     if keys is None:
-        missing.floors.add(seconds_of(count.at))
+        missing.floors.add(count.second)
         return []
     missing.pages.update(key for key in keys if not _is_fresh(key, known, head))
     return [known.pages[key] for key in keys if key in known.pages]
@@ -483,10 +497,11 @@ class _Frame:
 
 
 def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
-    times = [seconds_of(count.at) for count in taken if count.scope is Scope.TIME]
+    times = [count.second for count in taken if count.scope is Scope.TIME]
     if not times or (head.origin is not None and max(times) < head.end):
         return _Frame(head.origin, head.start, head.end)
-    end = max(times) + MARGIN
+    # A large batch goes to its page at once: the next one is to find a new bucket, not the end of this one.
+    end = max(times) + (MARGIN if len(times) <= room_of(head, series) else 1)
     if head.origin is None:
         return _Frame(min(times), min(times), end)
     held = head.spilled + sum(not _is_receipt(each) for each in head.ids)
@@ -497,30 +512,37 @@ def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
 
 def _judge(
     aggregation: Aggregation,
-    looked: Iterable[tuple[Count, list[Page]]],
+    taken: Sequence[Count],
+    looked: Sequence[list[Page]],
     known: Known,
     head: Head,
-    frame: _Frame,
+    frame: _Frame | None,
     now: datetime,
 ) -> tuple[list[Outcome], list[Count], RateState]:
-    """Whether each event is new: an outcome per event, those that are accepted, and the rate after them."""
+    """Whether each event is new: an outcome per event, those that are accepted, and the rate after them.
+
+    With no frame, all are of the open bucket.
+    """
     rate = head.rate
     outcomes: list[Outcome] = []
     accepted: list[Count] = []
-    batch: dict[tuple[bytes, object], bytes] = {}
+    batch: dict[object, bytes] = {}
     totals: dict[CounterId, Decimal] = {}
-    for count, pages in looked:
-        key = (count.hash, _bucket_in_batch(count, known, head, frame))
+    counter: CounterId | None = None
+    total = ZERO
+    for count, pages in zip(taken, looked, strict=True):
+        key: object = (count.hash, _bucket_in_batch(count, known, head, frame)) if frame else count.hash
         first = batch.get(key)
         seen = _seen(count, pages, known, head, now) if first is None else first == count.digest
         if seen is not None:
             outcomes.append(Outcome.DUPLICATE if seen else Outcome.CONFLICT)
             continue
-        total = count.quantity
         if aggregation is Aggregation.SUM:
-            base = totals.get(count.counter)
-            total = EXACT.add(_stored(count.counter, known).quantity if base is None else base, total)
-            if total >= MAX_QUANTITY:
+            if count.counter is not counter:
+                counter = count.counter
+                total = totals[counter] if counter in totals else _stored(counter, known).quantity
+            more = EXACT.add(total, count.quantity)
+            if more >= MAX_QUANTITY:
                 outcomes.append(Outcome.OUT_OF_RANGE)
                 continue
         if count.rate is not None:
@@ -530,7 +552,8 @@ def _judge(
             except OverflowError:
                 outcomes.append(Outcome.OUT_OF_RANGE)
                 continue
-        totals[count.counter] = total
+        if counter is not None:
+            total = totals[counter] = more
         batch[key] = count.digest
         outcomes.append(Outcome.ACCEPTED)
         accepted.append(count)
@@ -541,7 +564,7 @@ def _bucket_in_batch(count: Count, known: Known, head: Head, frame: _Frame) -> o
     """What two events of a batch must share besides their hash to be one."""
     if count.scope is not Scope.TIME or head.origin is None:
         return None
-    at = seconds_of(count.at)
+    at = count.second
     if at >= head.start:
         return frame.closes and at >= frame.start
     keys = page_keys(count, known)
@@ -554,9 +577,13 @@ def _seen(count: Count, pages: Iterable[Page], known: Known, head: Head, now: da
         marker = known.markers[count.hash]
         # DynamoDB deletes late: a marker whose time is over does not count.
         return marker.digest == count.digest if marker is not None and marker.until > now else None
-    if count.hash in head.ids and _is_of_head(count, head):
+    event = count.hash
+    if event in head.ids and _is_of_head(count, head):
         return count.digest in head.digests
-    return next((count.digest in page.digests for page in pages if count.hash in page.ids), None)
+    for page in pages:
+        if event in page.ids:
+            return count.digest in page.digests
+    return None
 
 
 def _stored(counter: CounterId, known: Known) -> Tally:
@@ -569,11 +596,12 @@ def _stored(counter: CounterId, known: Known) -> Tally:
 class _Writer:
     """Puts accepted events where they belong, and so makes a `Change`."""
 
-    def __init__(self, series: Series, aggregation: Aggregation, known: Known, frame: _Frame) -> None:
+    def __init__(self, series: Series, aggregation: Aggregation, known: Known, frame: _Frame, *, plain: bool) -> None:
         self._series = series
         self._aggregation = aggregation
         self._known = known
         self._frame = frame
+        self._plain = plain
         self._missing = Missing()
         self._old = known.head or Head()
         self._structural = known.head is None or (frame.start, frame.end) != (self._old.start, self._old.end)
@@ -608,9 +636,9 @@ class _Writer:
     # Sums
 
     def _place_tallies(self, accepted: Sequence[Count]) -> None:
-        groups: dict[CounterId, list[Count]] = {}
-        for count in accepted:
-            groups.setdefault(count.counter, []).append(count)
+        groups: dict[CounterId, Sequence[Count]] = (
+            {accepted[0].counter: accepted} if self._plain else _by_counter(accepted)
+        )
         top = self._newest(groups)
         if top != self._old.counter:
             self._turn_to(top)
@@ -645,8 +673,9 @@ class _Writer:
         head.tally = _stored(top, self._known) if top else Tally()
 
     def _by_hour(self, counts: Sequence[Count], tally: Tally) -> dict[datetime, Tally]:
-        if counts[0].hour == counts[-1].hour and all(count.hour == counts[0].hour for count in counts):
-            return {counts[0].hour: tally}
+        first = counts[0].hour
+        if all(count.hour is first for count in counts):
+            return {first: tally}
         hours: dict[datetime, list[Count]] = {}
         for count in counts:
             hours.setdefault(count.hour, []).append(count)
@@ -693,13 +722,13 @@ class _Writer:
     def _place_ids(self, accepted: Sequence[Count]) -> None:
         frame, head, change = self._frame, self._change.head, self._change
         head.origin, head.start, head.end = frame.origin, frame.start, frame.end
-        days = [seconds_of(count.at) // _DAY for count in accepted if count.scope is Scope.RECEIPT]
+        days = [] if self._plain else [count.second // _DAY for count in accepted if count.scope is Scope.RECEIPT]
         opens = bool(days) and (self._old.day is None or max(days) > self._old.day)
         if frame.closes or (opens and self._old.day is not None):
             self._spill()
         if opens:
             self._open_day(max(days))
-        stay = [count for count in accepted if self._stays(count)]
+        stay = accepted if self._plain else [count for count in accepted if self._stays(count)]
         ids = frozenset(count.hash for count in stay)
         room = room_of(head, self._series)
         if len(head.ids) + len(ids) > room:
@@ -723,7 +752,7 @@ class _Writer:
 
     def _stays(self, count: Count) -> bool:
         """Whether an id belongs to the open bucket or the newest receipt day; if not, it is put in its place."""
-        old, at = self._old, seconds_of(count.at)
+        old, at = self._old, count.second
         if count.scope is Scope.ID:
             before = self._known.markers[count.hash]
             times = (*(before.at if before else ()), count.at)
@@ -796,6 +825,13 @@ class _Writer:
         if tail is None or key == _time_key(self._frame.start) or len(tail[1]) + len(ids) > _TAIL:
             return NewPage(key, frozenset(ids), frozenset(digests))
         return NewPage(key, tail[1] | ids, tail[2] | digests, replaces=tail[0])
+
+
+def _by_counter(counts: Sequence[Count]) -> dict[CounterId, Sequence[Count]]:
+    groups: dict[CounterId, list[Count]] = {}
+    for count in counts:
+        groups.setdefault(count.counter, []).append(count)
+    return dict(groups)
 
 
 def _is_receipt(event_hash: bytes) -> bool:

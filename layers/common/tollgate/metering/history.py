@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
 from typing import Any, Final, Protocol
 
@@ -40,6 +40,8 @@ _MOST_PAGES: Final = 20
 _MOST_EVENTS: Final = 20_000
 """Events looked through for one: the day of a receipt may have any number of them."""
 _INSTANT: Final = timedelta(microseconds=1)
+_EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
+_LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
 
 
 class Reader(Protocol):
@@ -113,7 +115,11 @@ def explain(
         now: the present instant.
         feature: looks among this feature's events only, else among those of all features the customer has.
         time: looks at this time only, else at the time in the id, else at the whole age limit.
+
+    Raises:
+        InvalidInput: a time that no event can have.
     """
+    _check_time("/time", time)
     snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
     features = [feature] if feature else _features(snapshot.subscriptions, directory)
     told = time or time_of_id(event_id)
@@ -128,6 +134,11 @@ def explain(
                 count = _archived(event, found, snapshot, counters, archive) if archive else None
                 return _counted(event, found, count, snapshot, directory)
     return _unknown(Event(event_id, source, customer, feature or "", ZERO, told), spans[-1], snapshot, directory, now)
+
+
+def _check_time(pointer: str, time: datetime | None) -> None:
+    if time is not None and not _EARLIEST <= time <= _LATEST:
+        raise InvalidInput([FieldError(pointer, "must lie between the years 1970 and 9990")])
 
 
 def _features(subscriptions: Sequence[Subscription], directory: Directory) -> list[str]:
@@ -226,7 +237,8 @@ def _unknown(event: Event, span: Period, snapshot: Snapshot, directory: Director
     detail = f"It was not counted: looked for among {among} {when}."
     if fault:
         detail += f" Sent now it would be rejected: {fault[1]}."
-    subscription, period = _where(event, event.time, None, snapshot, directory)
+    is_ahead = fault is not None and fault[0] == "in_the_future"  # there may be no period so late
+    subscription, period = (None, None) if is_ahead else _where(event, event.time, None, snapshot, directory)
     return Explanation(
         id=event.id,
         source=event.source,
@@ -311,8 +323,10 @@ def list_events(
 
     Raises:
         NotFound: no such customer or feature.
-        InvalidInput: a range that is empty.
+        InvalidInput: a range that is empty, or that no event can lie in.
     """
+    _check_time("/from", start)
+    _check_time("/to", end)
     start = now - MAX_AGE if start is None else start
     end = now + MAX_AHEAD if end is None else end
     if start >= end:

@@ -172,7 +172,7 @@ def _id(item: dict[str, Any], key: str) -> str:
     value = item.get(key)
     if not is_id(value):
         raise _Fault(f"/{key}", f"must match {ID_PATTERN}")
-    return str(value)
+    return value
 
 
 def _source(value: Any) -> str:
@@ -182,11 +182,13 @@ def _source(value: Any) -> str:
 
 
 def _object(value: Any, pointer: str) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
         raise _Fault(pointer, "must be a JSON object")
     if deeper_than(value, _MAX_DEPTH):
         raise _Fault(pointer, f"must not be nested more than {_MAX_DEPTH} deep")
-    return dict(value or {})
+    return dict(value)
 
 
 def _quantity(value: Any, pointer: str) -> Decimal:

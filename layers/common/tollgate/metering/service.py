@@ -1,5 +1,6 @@
 """Use cases of metering: events in, usage out."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -114,7 +115,7 @@ class Archive(Protocol):
         """Keep the events of a batch before they are counted; the same batch again changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """What became of one event of a request."""
 
@@ -161,20 +162,23 @@ def ingest(
     """
     snapshots = directory.snapshots_of({event.customer for event in events if isinstance(event, Event)})
     placed = _Placement(snapshots, directory, now)
-    counts: dict[Series, list[tuple[int, Count]]] = {}
     results: list[Result | None] = [None] * len(events)
+    counts: dict[Series, tuple[list[int], list[Count]]] = {}
     for place, event in enumerate(events):
-        count = event if isinstance(event, Rejection) else placed.count(event)
-        if isinstance(count, Rejection):
-            results[place] = Result(count.id, "rejected", count.reason, count.detail, count.pointer)
-        else:
-            counts.setdefault(placed.series(count), []).append((place, count))
+        found = event if isinstance(event, Rejection) else placed.find(event)
+        if isinstance(found, Rejection):
+            results[place] = Result(found.id, "rejected", found.reason, found.detail, found.pointer)
+            continue
+        series, count = found
+        places, group = counts.get(series) or counts.setdefault(series, ([], []))
+        places.append(place)
+        group.append(count)
     batches = [
-        Batch(series, placed.features[series.feature].aggregation, tuple(count for _, count in group))
-        for series, group in counts.items()
+        Batch(series, placed.features[series.feature].aggregation, tuple(group))
+        for series, (_, group) in counts.items()
     ]
-    for group, outcomes in zip(counts.values(), counters.count(batches, now, time_left), strict=True):
-        for (place, _), outcome in zip(group, outcomes, strict=True):
+    for (places, _), outcomes in zip(counts.values(), counters.count(batches, now, time_left), strict=True):
+        for place, outcome in zip(places, outcomes, strict=True):
             results[place] = _result(events[place].id, outcome)
     if announcer is not None and placed.watched:
         announcer.announce(_reached(placed.watched, counters, now))
@@ -193,6 +197,8 @@ class _Terms:
     timezone: str
     granted: PlanFeature
     hour: datetime
+    hour_end: datetime
+    series: Series
     shards: tuple[Sharding, ...]
     thresholds: tuple[Threshold, ...]
     most_shards: int
@@ -211,7 +217,8 @@ class _Placement:
         self._newest = now + MAX_AHEAD
         self._terms: dict[tuple[str, str], _Terms] = {}
 
-    def count(self, event: Event) -> Count | Rejection:
+    def find(self, event: Event) -> tuple[Series, Count] | Rejection:
+        """The series that an event counts in, and the event ready to be counted."""
         told = event.time or time_of_id(event.id)
         at = told or self._now
         if not self._oldest <= at <= self._newest:
@@ -225,11 +232,13 @@ class _Placement:
             if isinstance(found, Rejection):
                 return found
             terms = self._terms[event.customer, event.feature] = found
-        if not terms.hour <= at < terms.hour + _HOUR:
+        if not terms.hour <= at < terms.hour_end:
             terms.hour = local_hour(at, terms.timezone)
-        scope = _scope(terms.granted.feature, told)
+            terms.hour_end = terms.hour + _HOUR
+        by_id = terms.granted.feature.dedupe is Dedupe.ID
+        scope = Scope.ID if by_id else Scope.RECEIPT if told is None else Scope.TIME
         known = event_hash(event, scope)
-        return Count(
+        count = Count(
             event,
             terms.counter,
             at,
@@ -238,22 +247,11 @@ class _Placement:
             scope,
             known,
             event_digest(event, known, told if scope is Scope.TIME else None),
-            self._newest + MAX_AGE if scope is Scope.ID else None,
+            self._newest + MAX_AGE if by_id else None,
             terms.granted.rate,
         )
-
-    def series(self, count: Count) -> Series:
-        """The series that an event counts in: a shard where the counter is kept in several.
-
-        Events that are not known by their time could not be found again after a change of their number: shard 0.
-        """
-        event = count.event
-        shards = 1
-        if count.scope is Scope.TIME:
-            for entry in self._terms[event.customer, event.feature].shards:
-                if entry.since <= count.at:
-                    shards = entry.shards
-        return Series(event.customer, event.feature, shard_of(count.hash, shards) if shards > 1 else 0)
+        # Events not known by their time could not be found again after a change of the number of shards: shard 0.
+        return (_shard(count, terms) if terms.shards and scope is Scope.TIME else terms.series), count
 
     def _find(self, event: Event, at: datetime) -> _Terms | Rejection:
         snapshot = self._snapshots.get(event.customer, Snapshot())
@@ -264,7 +262,7 @@ class _Placement:
         if granted.feature.type is FeatureType.BOOLEAN:
             return Rejection(event.id, "not_metered", f"{event.feature} is a boolean feature: it is not counted")
         self.features[event.feature] = granted.feature
-        period = subscription.period(at)
+        period, hour = subscription.period(at), local_hour(at, subscription.timezone)
         starts = [one.starts_at for one in snapshot.subscriptions]
         terms = _Terms(
             max([period.start, *(start for start in starts if start <= at)]),
@@ -273,7 +271,9 @@ class _Placement:
             period.end,
             subscription.timezone,
             granted,
-            local_hour(at, subscription.timezone),
+            hour,
+            hour + _HOUR,
+            Series(event.customer, event.feature),
             snapshot.shards.get(event.feature, ()),
             snapshot.alerts.get(event.feature, ()),
             snapshot.most_shards(event.feature),
@@ -303,10 +303,13 @@ def _reached(watched: dict[CounterId, _Terms], counters: Counters, now: datetime
     return found
 
 
-def _scope(feature: Feature, told: datetime | None) -> Scope:
-    if feature.dedupe is Dedupe.ID:
-        return Scope.ID
-    return Scope.RECEIPT if told is None else Scope.TIME
+def _shard(count: Count, terms: _Terms) -> Series:
+    """The series of an event where the counter is, or was, kept in several."""
+    shards = 1
+    for entry in terms.shards:
+        if entry.since <= count.at:
+            shards = entry.shards
+    return Series(terms.series.customer, terms.series.feature, shard_of(count.hash, shards))
 
 
 def _result(event_id: str | None, outcome: Outcome) -> Result:
@@ -325,7 +328,7 @@ def _explain_unknown(results: list[Result], events: Sequence[Event | Rejection],
     suspects = {
         place: event
         for place, (result, event) in enumerate(zip(results, events, strict=True))
-        if isinstance(event, Event) and result.reason in {"no_subscription", "feature_not_in_plan"}
+        if result.reason in {"no_subscription", "feature_not_in_plan"} and isinstance(event, Event)
     }
     if not suspects:
         return results
@@ -343,12 +346,9 @@ def _explain_unknown(results: list[Result], events: Sequence[Event | Rejection],
 
 def results_to_dict(results: Sequence[Result]) -> dict[str, Any]:
     """The answer to `POST /v1/events`."""
-    shown = [_result_to_dict(result) for result in results]
-    counts = {
-        status: sum(result.status == status for result in results)
-        for status in ("accepted", "duplicate", "conflict", "rejected")
-    }
-    return {"results": shown, **counts}
+    found = Counter(result.status for result in results)
+    counts = {status: found[status] for status in ("accepted", "duplicate", "conflict", "rejected")}
+    return {"results": [_result_to_dict(result) for result in results], **counts}
 
 
 def _result_to_dict(result: Result) -> dict[str, Any]:
