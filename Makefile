@@ -8,7 +8,7 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || { \
 IN = @.venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate openapi test bench-ingest lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate openapi test faults bench-ingest lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,14 @@ ifdef ARGS
 else
 	$(IN)pytest -n 2 -m "not stack"
 	$(IN)pytest -m stack
+endif
+
+faults:  ## the counter under faults: seeds 1 to SEEDS=300 (a night: 10000), each printed if it fails; SEED=n repeats one
+	$(BOOTSTRAP) dev
+ifdef SEED
+	$(IN)pytest tests/faults/test_random_faults.py
+else
+	$(IN)pytest -n 2 tests/faults
 endif
 
 bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)

@@ -19,6 +19,15 @@ def seeds(share: int) -> range:
     return range(1 + share, 1 + int(os.environ.get("SEEDS", "300")), SHARES)
 
 
+def pytest_report_header() -> str:
+    """Say which seeds are run."""
+    if "SEED" in os.environ:
+        return f"seed {os.environ['SEED']}"
+    return (
+        f"seeds 1 to {os.environ.get('SEEDS', '300')}; SEED=n make faults repeats one, SEEDS=10000 makes a night of it"
+    )
+
+
 @pytest.fixture(scope="session")
 def _engine() -> Iterator[Engine]:
     with engine(create_tables) as it:

@@ -12,7 +12,7 @@ from decimal import Decimal, localcontext
 from typing import Final
 
 from tests.faults.chaos import Clock
-from tollgate.catalog.model import Aggregation, BillingPeriod, Plan, Rate
+from tollgate.catalog.model import Aggregation, BillingPeriod, Interval, Plan, Rate
 from tollgate.catalog.periods import Period, local_hour
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.audit import Target, recount
@@ -27,8 +27,7 @@ from tollgate.metering.model import (
     Scope,
     Series,
     Tally,
-    event_digest,
-    event_hash,
+    identify,
     shard_of,
 )
 from tollgate.metering.store import DynamoCounters
@@ -49,7 +48,7 @@ PROCESSES: Final = 3
 _SECONDS: Final = 25.0
 _FIRST_PERIOD: Final = datetime(2026, 2, 1, tzinfo=UTC)
 _EXACT: Final = 80
-_PLAN: Final = Plan("plan", 1, "Plan", "EUR", BillingPeriod("month"), Decimal(0), 0, 0, ())
+_PLAN: Final = Plan("plan", 1, "Plan", "EUR", BillingPeriod(Interval.MONTH), Decimal(0), 0, 0, ())
 
 ACCEPTED, DUPLICATE, CONFLICT = Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT
 Key = tuple[str, str, str]
@@ -263,7 +262,7 @@ class Ledger:
         at = sent.time or now
         event = Event(sent.id, "test", sent.customer, FEATURE, sent.quantity, sent.time)
         scope = Scope.ID if sent.by_id else Scope.TIME if sent.time else Scope.RECEIPT
-        known = event_hash(event, scope)
+        known, digest = identify(event, scope, sent.time)
         return Count(
             event=event,
             counter=self.counter(sent, now),
@@ -272,7 +271,7 @@ class Ledger:
             quantity=sent.quantity,
             scope=scope,
             hash=known,
-            digest=event_digest(event, known, sent.time if scope is Scope.TIME else None),
+            digest=digest,
             until=now + MAX_AGE + MAX_AHEAD if scope is Scope.ID else None,
             rate=self.rate,
         )

@@ -257,7 +257,7 @@ def test_a_batch_that_cannot_be_kept_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(PynamoDBException, match="2 archive items were not written"):
         archive.put(batch(archived_count("e1", at=NOON), archived_count("e2", at=NOON + DAY)))
     failing(monkeypatch, "PutItem", ReadTimeoutError(endpoint_url="http://nowhere"))
-    with pytest.raises(PynamoDBException):
+    with pytest.raises(ReadTimeoutError):
         archive.put(batch(archived_count("e1", at=NOON)))
 
 

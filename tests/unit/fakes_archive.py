@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from tollgate.metering.archive import Archived, position
-from tollgate.metering.model import Batch, Count, CounterId, Event, Scope, event_digest, event_hash
+from tollgate.metering.model import Batch, Count, CounterId, Event, Scope, identify
 
 __all__ = ["COUNTER", "PERIOD", "FakeArchive", "archived_count"]
 
@@ -63,7 +63,7 @@ def archived_count(
     """An event as it would be counted, in UTC."""
     number = Decimal(quantity)
     event = Event(event_id, source, counter.customer, counter.feature, number, at if told else None, properties)
-    name = event_hash(event, scope)
+    name, digest = identify(event, scope, at)
     return Count(
         event=event,
         counter=counter,
@@ -72,5 +72,5 @@ def archived_count(
         quantity=number,
         scope=scope,
         hash=name,
-        digest=event_digest(event, name, at if scope is Scope.TIME else None),
+        digest=digest,
     )

@@ -30,8 +30,7 @@ from tollgate.metering.model import (
     Scope,
     Series,
     Tally,
-    event_digest,
-    event_hash,
+    identify,
 )
 from tollgate.metering.rates import RateState
 
@@ -201,8 +200,7 @@ def make_count(
     told = None if scope is Scope.RECEIPT else at
     properties = {"body": body} if body else {}
     event = Event(f"e{number}", "", counter.customer, counter.feature, Decimal(quantity), told, properties)
-    known = event_hash(event, scope)
-    digest = event_digest(event, known, told if scope is Scope.TIME else None)
+    known, digest = identify(event, scope, told)
     hour = at.replace(minute=0, second=0, microsecond=0)
     return Count(event, counter, at, hour, event.quantity, scope, known, digest, until, rate)
 

@@ -235,9 +235,13 @@ class DynamoCatalog:
     def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
         """What is kept of many customers, a request per hundred; those of whom nothing is are left out."""
         connect(UsageTable)
-        keys = [(f"CUSTOMER#{customer_id}", "SUBSCRIPTIONS") for customer_id in set(customer_ids)]
-        items = SubscriptionsItem.batch_get(keys, consistent_read=True)
-        found = {item.pk.removeprefix("CUSTOMER#"): _snapshot(item) for item in items}
+        wanted = set(customer_ids)
+        if len(wanted) == 1:  # as usual, and it takes half the time
+            found = {customer_id: self.snapshot(customer_id) for customer_id in wanted}
+        else:
+            keys = [(f"CUSTOMER#{customer_id}", "SUBSCRIPTIONS") for customer_id in wanted]
+            items = SubscriptionsItem.batch_get(keys, consistent_read=True)
+            found = {item.pk.removeprefix("CUSTOMER#"): _snapshot(item) for item in items}
         return {customer_id: snapshot for customer_id, snapshot in found.items() if snapshot != Snapshot()}
 
     def update_snapshot(self, customer_id: str, change: Callable[[Snapshot], Snapshot]) -> bool:

@@ -28,7 +28,8 @@ def parse_time(value: object) -> datetime:
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise ValueError('must be an RFC 3339 time with an offset, such as "2026-01-31T09:30:00Z"')
     try:
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+        parsed = datetime.fromisoformat(value.upper())
+        return parsed if parsed.tzinfo is UTC else parsed.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"{value} is not a time of the calendar") from None
 

@@ -22,7 +22,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Final, TypeVar
 
 from tollgate.kernel.time import format_time, parse_time
-from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, event_digest, event_hash
+from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, identify
 
 __all__ = [
     "SPANS",
@@ -196,7 +196,7 @@ def _count(
 ) -> Count:
     time = at if told else None
     event = Event(event_id, source, counter.customer, counter.feature, quantity, time, properties)
-    name = event_hash(event, scope)
+    name, digest = identify(event, scope, at)
     return Count(
         event=event,
         counter=counter,
@@ -205,7 +205,7 @@ def _count(
         quantity=quantity,
         scope=scope,
         hash=name,
-        digest=event_digest(event, name, at if scope is Scope.TIME else None),
+        digest=digest,
     )
 
 

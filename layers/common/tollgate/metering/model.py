@@ -31,9 +31,9 @@ __all__ = [
     "Scope",
     "Series",
     "Tally",
-    "event_digest",
     "event_hash",
     "fold",
+    "identify",
     "receipt_tag",
     "shard_of",
     "time_of_id",
@@ -217,27 +217,30 @@ def event_hash(event: Event, scope: Scope) -> bytes:
 
     The last bit says whether the event is known by its receipt, so that a set of hashes can be parted again.
     """
+    return identify(event, scope, None)[0]
+
+
+def identify(event: Event, scope: Scope, told: datetime | None) -> tuple[bytes, bytes]:
+    """The hash of an event, and 4 bytes that tell it from another one with the same id.
+
+    Those are over its quantity, its properties and, where it is part of what the event is known by, its time. Of
+    another id, the same body has other ones.
+    """
     hasher = _hasher(event.customer, event.feature, event.source).copy()
     hasher.update(event.id.encode())
     known = hasher.digest()
     last = known[-1] | 1 if scope is Scope.RECEIPT else known[-1] & 0xFE
-    return known[:-1] + bytes((last,))
+    time = told.timestamp() if told is not None and scope is Scope.TIME else ""
+    properties = _canonical(event.properties) if event.properties else ""
+    hasher.update(f"|{EXACT.normalize(event.quantity)}|{time}|{properties}".encode())
+    return known[:-1] + bytes((last,)), hasher.digest()[:4]
 
 
 @lru_cache(maxsize=1_024)
 def _hasher(customer: str, feature: str, source: str) -> "hashlib.blake2b":
-    # A source may have any character, an id has no \0.
+    # A source may have any character, an id has neither \0 nor |.
     text = f"{customer}\0{feature}\0{source}\0"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12, key=_PURPOSE)
-
-
-def event_digest(event: Event, event_hash: bytes, time: datetime | None) -> bytes:
-    """4 bytes that tell an event from another one with the same id: over quantity, properties and time.
-
-    Of another id, the same body has another digest.
-    """
-    body = f"{EXACT.normalize(event.quantity)}|{time.timestamp() if time else ''}|{_canonical(event.properties)}"
-    return hashlib.blake2b(event_hash + body.encode(), digest_size=4).digest()
 
 
 def receipt_tag(event_hash: bytes, at: datetime) -> bytes:

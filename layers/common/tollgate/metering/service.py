@@ -34,8 +34,7 @@ from tollgate.metering.model import (
     Scope,
     Series,
     Tally,
-    event_digest,
-    event_hash,
+    identify,
     shard_of,
     time_of_id,
 )
@@ -44,6 +43,7 @@ from tollgate.metering.rates import RateState
 __all__ = ["Archive", "Counters", "Directory", "Result", "governing", "ingest", "results_to_dict"]
 
 _HOUR: Final = timedelta(hours=1)
+_TOLD: Final = {outcome: outcome.value for outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT)}
 
 
 class Directory(Protocol):
@@ -237,7 +237,7 @@ class _Placement:
             terms.hour_end = terms.hour + _HOUR
         by_id = terms.granted.feature.dedupe is Dedupe.ID
         scope = Scope.ID if by_id else Scope.RECEIPT if told is None else Scope.TIME
-        known = event_hash(event, scope)
+        known, digest = identify(event, scope, told)
         count = Count(
             event,
             terms.counter,
@@ -246,7 +246,7 @@ class _Placement:
             event.quantity,
             scope,
             known,
-            event_digest(event, known, told if scope is Scope.TIME else None),
+            digest,
             self._newest + MAX_AGE if by_id else None,
             terms.granted.rate,
         )
@@ -313,14 +313,12 @@ def _shard(count: Count, terms: _Terms) -> Series:
 
 
 def _result(event_id: str | None, outcome: Outcome) -> Result:
+    if outcome in _TOLD:
+        return Result(event_id, _TOLD[outcome])
     if outcome is Outcome.OUT_OF_RANGE:
         detail = "the usage would have more than 20 digits before the point"
         return Result(event_id, "rejected", outcome.value, detail, "/quantity")
-    if outcome is Outcome.UNAVAILABLE:
-        return Result(
-            event_id, "rejected", outcome.value, "could not be counted in time: send it again", retryable=True
-        )
-    return Result(event_id, outcome.value)
+    return Result(event_id, "rejected", outcome.value, "could not be counted in time: send it again", retryable=True)
 
 
 def _explain_unknown(results: list[Result], events: Sequence[Event | Rejection], directory: Directory) -> list[Result]:

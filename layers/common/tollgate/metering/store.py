@@ -355,6 +355,8 @@ def _other_writes(series: Series, change: Change, known: Known) -> Iterator[dict
 
 
 def _put(item: UsageTable, condition: Condition | None = None) -> dict[str, Any]:
+    if condition is None:
+        return {"Put": {"TableName": _table(), "Item": item.serialize()}}
     return {"Put": item.get_save_kwargs_from_instance(condition=condition)}
 
 
