@@ -91,7 +91,6 @@ class Engine:
         self._create_tables = create_tables
         self._lock = threading.Lock()
         self._calls = 0
-        self._tables: list[str] = []
 
     def clear(self) -> None:
         """Empty all tables; forget the calls and what they consumed. Hooks stay."""
@@ -219,6 +218,8 @@ def engine(create_tables: Callable[[Any], None], *clients: Any) -> Iterator[Engi
         it = Engine(create_tables)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch("botocore.endpoint.time", SimpleNamespace(sleep=it.pass_by)))
+            # Botocore's quota of retries lasts for the life of a client: a run would depend on those before it.
+            stack.enter_context(mock.patch("botocore.retries.quota.RetryQuota.acquire", return_value=True))
             stores = [connect(table).client for table in (CatalogTable, UsageTable, RecoveryTable)]
             for client in (*stores, *clients):
                 stack.enter_context(it.attached(client))

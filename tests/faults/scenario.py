@@ -12,8 +12,8 @@ from decimal import Decimal, localcontext
 from typing import Final
 
 from tests.faults.chaos import Clock
-from tollgate.catalog.model import Aggregation, BillingPeriod, Interval, Plan, Rate
-from tollgate.catalog.periods import Period, local_hour
+from tollgate.catalog.model import Aggregation, BillingPeriod, Plan, Rate
+from tollgate.catalog.periods import Interval, Period, local_hour
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.audit import Target, recount
 from tollgate.metering.model import (

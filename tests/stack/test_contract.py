@@ -115,8 +115,8 @@ def test_a_well_formed_question_is_always_answered(api: httpx.Client, customer: 
 
 def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str, Any]) -> None:
     """Every GET route of ada's world against its schema."""
-    body = {"thresholds": [{"percent": "80"}, {"quantity": "1000"}]}
-    api.put("/v1/customers/ada/alerts/contract-seats", json=body).raise_for_status()
+    body = {"thresholds": [{"quantity": "1000000"}, {"quantity": "2000000"}]}
+    api.put("/v1/customers/ada/alerts/contract-calls", json=body).raise_for_status()
     webhook = {"url": "http://127.0.0.1:9/", "events": ["usage.threshold_reached"]}
     api.put("/v1/webhooks/contract", json=webhook).raise_for_status()
     routes = {
@@ -127,7 +127,9 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
         "/v1/customers": "/v1/customers?limit=1",
         "/v1/customers/{customer}": "/v1/customers/ada",
         "/v1/customers/{customer}/counters/{feature}": "/v1/customers/ada/counters/contract-calls",
-        "/v1/customers/{customer}/alerts/{feature}": "/v1/customers/ada/alerts/contract-seats",
+        "/v1/customers/{customer}/alerts/{feature}": "/v1/customers/ada/alerts/contract-calls",
+        "/v1/customers/{customer}/events": "/v1/customers/ada/events?feature=contract-seats",
+        "/v1/events": "/v1/events?customer=ada&source=&id=seat-1",
         "/v1/webhooks": "/v1/webhooks",
         "/v1/webhooks/{webhook}": "/v1/webhooks/contract",
         "/v1/subscriptions": "/v1/subscriptions?customer=ada",
@@ -151,7 +153,7 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
     }
     assert json_gets == {*routes, "/v1/openapi.json"}
     api.delete("/v1/webhooks/contract").raise_for_status()
-    api.delete("/v1/customers/ada/alerts/contract-seats").raise_for_status()
+    api.delete("/v1/customers/ada/alerts/contract-calls").raise_for_status()
 
 
 def test_a_counter_is_kept_in_shards_from_a_quarter_of_an_hour_ahead_on(api: httpx.Client) -> None:

@@ -51,7 +51,7 @@ _THROTTLED: Final = frozenset(
 )
 
 
-_SERVER_ERROR: Final = 500
+_BROKEN: Final = frozenset({"InternalServerError", "InternalFailure", "ServiceUnavailable"})
 LONGEST_CALL_SECONDS: Final = 9
 """Two attempts of at most 4 seconds, and the pause between them."""
 
@@ -150,8 +150,7 @@ def failure_of(error: Exception) -> Failure:
         codes = _codes(error)
         if codes and codes <= _LOST | _THROTTLED:
             return Failure.REFUSED
-        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return Failure.UNKNOWN if status >= _SERVER_ERROR else Failure.FINAL
+        return Failure.UNKNOWN if codes & _BROKEN else Failure.FINAL
     if isinstance(cause, BotoCoreError):  # time-outs, broken connections
         return Failure.UNKNOWN
     if isinstance(error, PynamoDBException):

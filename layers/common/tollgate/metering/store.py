@@ -128,10 +128,11 @@ class DynamoCounters(SeriesCounters):
             **{(pk, _day_sk(day)): day for day in missing.days},
             **{(f"EVENT#{event.hex()}", "MARKER"): event for event in missing.markers},
         }
+        found = _batch_get([{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys])
         known.periods |= dict.fromkeys(missing.periods)
         known.days |= {day: {} for day in missing.days}
         known.markers |= dict.fromkeys(missing.markers)
-        for raw in _batch_get([{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys]):
+        for raw in found:
             name = keys[_key_of(raw)]
             match UsageTable.from_raw_data(raw):
                 case PeriodItem() as item:
