@@ -6,6 +6,7 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || { \
 	echo "tollgate: $(PYTHON) is not on PATH; name a Python 3.11 or newer: make PYTHON=python3.12 $@" >&2; exit 1; }; \
 	$(PYTHON) tools/bootstrap.py
 IN = @.venv/bin/
+SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
 .PHONY: help run demo replay redrive recount rerate openapi test faults bench-ingest lint validate format build clean
@@ -47,16 +48,16 @@ test:  ## all tests; ARGS="tests/unit -k tiers" goes to pytest instead
 ifdef ARGS
 	$(IN)pytest $(ARGS)
 else
-	$(IN)pytest -n 2 -m "not stack"
+	$(SEEDED)pytest -n 2 -m "not stack"
 	$(IN)pytest -m stack
 endif
 
 faults:  ## the counter under faults: seeds 1 to SEEDS=300 (a night: 10000), each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev
 ifdef SEED
-	$(IN)pytest tests/faults/test_random_faults.py
+	$(SEEDED)pytest tests/faults/test_random_faults.py
 else
-	$(IN)pytest -n 2 tests/faults
+	$(SEEDED)pytest -n 2 tests/faults
 endif
 
 bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
 
+from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HTTPHeaders
 from ministack.services import dynamodb
 
@@ -83,12 +84,13 @@ class Engine:
     before it tries again: its retries cost no time.
     """
 
-    def __init__(self, create_tables: Callable[[Any], None]) -> None:
+    def __init__(self, create_tables: Callable[[Any], None], *, bare: bool = False) -> None:
         self.before: list[Hook] = []
         self.after: list[Hook] = []
         self.units: dict[str, Units] = {}
         self.wait: Callable[[float], None] = lambda _: None
         self._create_tables = create_tables
+        self._bare = bare
         self._lock = threading.Lock()
         self._calls = 0
 
@@ -122,6 +124,8 @@ class Engine:
             ("before-parameter-build.dynamodb", _ask_for_capacity),
             ("before-send.dynamodb", self._send),
         ]
+        if self._bare:
+            handlers = [handlers[1], ("choose-signer.dynamodb", _unsigned)]
         for event, handler in handlers:
             client.meta.events.register_first(event, handler)
         try:
@@ -181,7 +185,8 @@ class Engine:
                 hook(call)
             with self._lock:
                 call.answer, call.failed = _ask(call.operation, call.request)
-                call.write_units, call.read_units = _consumed(call)
+                if not self._bare:
+                    call.write_units, call.read_units = _consumed(call)
                 units = self.units.setdefault(call.operation, Units())
                 units.calls += 1
                 units.write_units += call.write_units
@@ -207,19 +212,20 @@ class _Body:
 
 
 @contextlib.contextmanager
-def engine(create_tables: Callable[[Any], None], *clients: Any) -> Iterator[Engine]:
+def engine(create_tables: Callable[[Any], None], *clients: Any, bare: bool = False) -> Iterator[Engine]:
     """Answer the stores and further clients in this process, from empty tables; one engine at a time.
 
-    `create_tables` makes them through a client.
+    `create_tables` makes them through a client. A `bare` engine is faster: requests are not signed, and
+    calls are counted, but not their units.
     """
     if not _ONE_AT_A_TIME.acquire(blocking=False):
         raise RuntimeError("the engine's state is that of the process: one at a time")
     try:
-        it = Engine(create_tables)
+        it = Engine(create_tables, bare=bare)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch("botocore.endpoint.time", SimpleNamespace(sleep=it.pass_by)))
             # Botocore's quota of retries lasts for the life of a client: a run would depend on those before it.
-            stack.enter_context(mock.patch("botocore.retries.quota.RetryQuota.acquire", return_value=True))
+            stack.enter_context(mock.patch("botocore.retries.quota.RetryQuota.acquire", _granted))
             stores = [connect(table).client for table in (CatalogTable, UsageTable, RecoveryTable)]
             for client in (*stores, *clients):
                 stack.enter_context(it.attached(client))
@@ -228,6 +234,14 @@ def engine(create_tables: Callable[[Any], None], *clients: Any) -> Iterator[Engi
     finally:
         dynamodb.reset()
         _ONE_AT_A_TIME.release()
+
+
+def _granted(*_: Any) -> bool:
+    return True
+
+
+def _unsigned(**_: Any) -> Any:
+    return UNSIGNED
 
 
 def _ask_for_capacity(params: dict[str, Any], model: Any, **_: Any) -> None:

@@ -28,9 +28,9 @@ def pytest_report_header() -> str:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _engine() -> Iterator[Engine]:
-    with engine(create_tables) as it:
+    with engine(create_tables, bare=True) as it:
         yield it
 
 

@@ -369,6 +369,30 @@ def test_a_receipt_is_known_the_next_day(database: Engine) -> None:
         assert set(book.deliver(events, midnight + later, process=process)) == {DUPLICATE}
 
 
+@pytest.mark.parametrize("minutes", [(-1, 1), (1, -1)], ids=["today overtakes", "yesterday overtakes"])
+def test_a_receipt_on_both_sides_of_midnight_counts_once(database: Engine, minutes: tuple[int, int]) -> None:
+    """Two processes whose clocks differ get it at once; one overtakes between any two calls of the other."""
+    late, early = (NOW.replace(minute=0) + timedelta(minutes=each) for each in minutes)
+    for k in count(1):
+        book = ledger(database)
+        book.deliver([Sent("before")], NOW.replace(minute=0) - timedelta(minutes=2))
+        book.deliver([Sent("after")], NOW.replace(minute=0) + timedelta(minutes=2), process=1)
+        events = [Sent("one"), Sent("two")]
+        overtaken = False
+
+        def overtake(_: Call, book: Ledger = book, events: list[Sent] = events) -> None:
+            nonlocal overtaken
+            overtaken = True
+            book.deliver(events, early, process=2)
+
+        with database.hooked(before=only_at([database.total().calls + k], overtake)):
+            book.deliver(events, late)
+        if not overtaken:
+            break
+        book.settle()
+    assert k > 2
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_an_end_at_any_call_of_closing_a_period_bills_each_event_once(database: Engine, *, after: bool) -> None:
     """What was closed, and the adjustments since, are all that was used."""

@@ -9,14 +9,23 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from tools.engine import Call, Engine, Refused
+from tests.conftest import create_tables
+from tools.engine import Call, Engine, Refused, engine
 
 KEY = {"pk": {"S": "a"}, "sk": {"S": "b"}}
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Engine]:
+    """An engine that counts units."""
+    with engine(create_tables) as it:
+        yield it
 
 
 @pytest.fixture
 def client(database: Engine) -> Iterator[Any]:
     """A client of our own, on the engine."""
+    database.clear()
     made = boto3.client("dynamodb")
     with database.attached(made):
         yield made

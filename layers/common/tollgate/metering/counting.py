@@ -760,6 +760,7 @@ class _Writer:
         elif count.scope is Scope.RECEIPT:
             if at // _DAY == self._change.head.day:
                 return True
+            self._replace_head()  # about midnight, another clock may just have put the same event into the head
             self._put(self._lane(at // _DAY, count.hash), count)
         elif old.origin is None or at >= self._frame.start:
             return True
