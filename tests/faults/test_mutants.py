@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults import test_counter_faults as scripted
 from tests.faults.test_random_faults import Run
 from tools.engine import Call, Engine, Refused
 
@@ -133,32 +134,40 @@ def without_the_archive(call: Call, _: Engine) -> None:
         call.request["Item"]["pk"] = {"S": "ARCHIVE#nobody"}
 
 
+def random_runs(database: Engine) -> None:
+    """Seeds, until one notices."""
+    for seed in range(1, MOST_SEEDS + 1):
+        Run(seed, database).play()
+
+
+def races(database: Engine) -> None:
+    """Each request of the script, overtaken by itself at each call."""
+    scripted.test_the_same_request_at_once_counts_once(database, scripted.small_requests, 1)
+
+
 @pytest.mark.parametrize(
-    "mutant",
+    ("mutant", "scenario"),
     [
-        unconditional,
-        unconditional_in_transactions,
-        without_ids_in_the_condition,
-        without_the_ids,
-        without_a_new_structure,
-        count_first,
-        claim_first,
-        without_the_condition_of_markers,
-        a_lost_answer_is_a_new_event,
-        without_the_archive,
+        (unconditional, random_runs),
+        (unconditional_in_transactions, random_runs),
+        (without_ids_in_the_condition, random_runs),
+        (without_the_ids, random_runs),
+        (without_a_new_structure, random_runs),
+        (count_first, random_runs),
+        (claim_first, random_runs),
+        (a_lost_answer_is_a_new_event, random_runs),
+        (without_the_archive, random_runs),
+        (unconditional, races),
+        (without_ids_in_the_condition, races),
+        (without_the_condition_of_markers, races),
     ],
 )
-def test_a_broken_counter_is_found(database: Engine, mutant: Mutant) -> None:
+def test_a_broken_counter_is_found(database: Engine, mutant: Mutant, scenario: Callable[[Engine], None]) -> None:
     """By a total, an id or an answer that is wrong; not because the database refuses the request."""
 
     def refuse_nonsense(call: Call) -> None:
         if call.failed and "ValidationException" in call.answer["__type"]:
             raise KeyboardInterrupt(call.answer["message"])  # the mutant is wrong, not the product
 
-    with database.hooked(lambda call: mutant(call, database), refuse_nonsense):
-        for seed in range(1, MOST_SEEDS + 1):
-            try:
-                Run(seed, database).play()
-            except AssertionError:
-                return
-    pytest.fail(f"{MOST_SEEDS} runs did not notice")
+    with database.hooked(lambda call: mutant(call, database), refuse_nonsense), pytest.raises(AssertionError):
+        scenario(database)

@@ -64,7 +64,7 @@ class Run:
                 quantity,
                 None if way > 0.85 else NOW - timedelta(minutes=minutes),
                 self.dice.choice(customers),
-                by_id=0.7 < way <= 0.85,
+                by_id=0.6 < way <= 0.85,
             )
             yield event
             if self.dice.random() < 0.05:

@@ -19,6 +19,7 @@ from tollgate.metering.store import DynamoCounters
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 20, tzinfo=UTC)
 UNTIL = NOW + timedelta(days=2)
+SERIES = Series("ada", "requests")
 WRITES = {"PutItem", "UpdateItem", "TransactWriteItems"}
 ACCEPTED, DUPLICATE, CONFLICT = Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT
 
@@ -61,10 +62,9 @@ def send(store: Counters, *counts: Count, aggregation: Aggregation = Aggregation
 
 
 def test_what_is_accepted_is_in_the_next_read(counters: Counters) -> None:
-    """The counter, its period and its hours all show it."""
+    """The counter and its hours show it."""
     assert send(counters, count(1, "2.5"), count(2, "0.5", minutes=80)) == [ACCEPTED, ACCEPTED]
     assert counters.tallies([counter()]) == {counter(): Tally(Decimal(3), 2)}
-    assert counters.periods("ada", "requests") == {counter(): Tally(Decimal(3), 2)}
     assert counters.hours("ada", "requests", START, NOW) == [
         (START, counter(), Tally(Decimal("2.5"), 1)),
         (START + timedelta(hours=1), counter(), Tally(Decimal("0.5"), 1)),
@@ -81,7 +81,6 @@ def test_a_resend_is_a_duplicate_and_another_body_a_conflict(counters: Counters)
 def test_nothing_is_read_of_what_was_never_counted(counters: Counters) -> None:
     """No counter, no hours, no rate."""
     assert counters.tallies([counter()]) == {}
-    assert counters.periods("ada", "requests") == {}
     assert counters.hours("ada", "requests", START, NOW) == []
     assert counters.rate("ada", "requests") == RateState()
 
@@ -152,6 +151,76 @@ def test_a_batch_over_weeks_is_counted_in_as_many_transactions_as_it_takes(count
     assert sum(tally.events for _, _, tally in counters.hours("ada", "requests", START, NOW)) == 401
 
 
+def test_what_was_counted_is_known_in_that_very_form_and_no_other(counters: Counters) -> None:
+    """In the head and in pages, of each scope: another body, another time and another id were not counted."""
+    sent = [count(1), by_id(2, minutes=1), count(3, scope=Scope.RECEIPT, minutes=2), *(count(n) for n in range(4, 204))]
+    others = [count(1, body="other"), by_id(2, minutes=3), count(3, scope=Scope.RECEIPT, minutes=4), count(999)]
+    assert counters.counted(SERIES, [*sent, *others]) == [False] * (len(sent) + len(others))
+    for one in sent:
+        send(counters, one)
+    assert counters.counted(SERIES, [*sent, *others]) == [True] * len(sent) + [False] * len(others)
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_an_event_is_found_by_its_id_alone_within_the_stretch_that_is_looked_through(
+    counters: Counters, scope: Scope
+) -> None:
+    """The newest, where it was counted twice; in a stretch without it there is nothing."""
+    until = UNTIL if scope is Scope.ID else None
+    wanted = count(1, minutes=60 * 24 * 5, scope=scope, until=until)
+    send(counters, *(count(n, minutes=n) for n in range(2, 100)))
+    send(counters, wanted)
+    send(counters, *(count(n, minutes=60 * 24 * 9) for n in range(100, 200)))
+    found = counters.find(SERIES, [wanted.hash], START, NOW)
+    assert found is not None
+    assert found.start <= wanted.at < found.end
+    assert counters.find(SERIES, [wanted.hash], START, START + timedelta(minutes=30)) is None
+    assert counters.find(SERIES, [count(999).hash], START, NOW) is None
+
+
+def test_an_event_of_a_closed_period_counts_and_is_an_adjustment_until_it_is_billed(counters: Counters) -> None:
+    """What was billed stays as it was told; what came since is the difference."""
+    newer = counter(start=START + timedelta(days=5))
+    in_newer = count(9, "7", minutes=6 * 24 * 60, counter=newer)
+    send(counters, count(1, "5"), in_newer)
+    assert counters.close(counter(), Aggregation.SUM) == Tally(Decimal(5), 1)
+    assert counters.adjustments("sub") == []
+    assert send(counters, count(2, "3", minutes=5), count(1, "5")) == [ACCEPTED, DUPLICATE]
+    assert counters.close(counter(), Aggregation.SUM) == Tally(Decimal(5), 1)
+    (adjustment,) = counters.adjustments("sub")
+    assert adjustment.counter == counter()
+    assert [adjustment.closed, adjustment.now] == [Tally(Decimal(5), 1), Tally(Decimal(8), 2)]
+    send(counters, count(3, "4", minutes=6))
+    counters.settle(adjustment)
+    (rest,) = counters.adjustments("sub")
+    assert [rest.closed, rest.now] == [Tally(Decimal(8), 2), Tally(Decimal(12), 3)]
+    counters.settle(rest)
+    counters.settle(adjustment)
+    assert counters.adjustments("sub") == []
+    assert counters.tallies([counter(), newer]) == {counter(): Tally(Decimal(12), 3), newer: Tally(Decimal(7), 1)}
+
+
+def test_the_counter_that_is_counted_in_now_can_be_closed_too(counters: Counters) -> None:
+    """Its period has just ended, and no event of the next has come: late ones are adjustments, and none is lost."""
+    send(counters, count(1, "5"), count(2, "1", minutes=90))
+    assert counters.close(counter(), Aggregation.SUM) == Tally(Decimal(6), 2)
+    assert send(counters, count(1, "5"), count(3, "2", minutes=100)) == [DUPLICATE, ACCEPTED]
+    (adjustment,) = counters.adjustments("sub")
+    assert (adjustment.closed.events, adjustment.now.events) == (2, 3)
+    assert sum(tally.events for _, _, tally in counters.hours("ada", "requests", START, NOW)) == 3
+    newer = counter(start=START + timedelta(days=5))
+    assert send(counters, count(4, minutes=6 * 24 * 60, counter=newer)) == [ACCEPTED]
+    assert counters.tallies([counter(), newer]) == {counter(): Tally(Decimal(8), 3), newer: Tally(Decimal(1), 1)}
+
+
+def test_a_period_that_saw_no_event_is_closed_at_nothing(counters: Counters) -> None:
+    """And what comes then is an adjustment."""
+    assert counters.close(counter(), Aggregation.SUM) == Tally()
+    assert send(counters, count(1, "5")) == [ACCEPTED]
+    (adjustment,) = counters.adjustments("sub")
+    assert [adjustment.closed, adjustment.now] == [Tally(), Tally(Decimal(5), 1)]
+
+
 @pytest.mark.usefixtures("tables")
 def test_a_writer_that_lost_its_race_reads_again_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another writer comes between the read and the write: both count, and the pause is a random part of it."""
@@ -170,6 +239,42 @@ def test_a_writer_that_lost_its_race_reads_again_and_counts(monkeypatch: pytest.
     assert store.tallies([counter()])[counter()].events == 2
     assert len(pauses) == 1
     assert 0 <= pauses[0] <= 0.04
+
+
+@pytest.mark.usefixtures("tables")
+def test_an_event_with_no_time_counts_once_though_two_clocks_differ_about_midnight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One writer takes it for an event of today, another one for one of yesterday, at the same moment."""
+    midnight = START + timedelta(days=10)
+    today, yesterday = (
+        count(2, scope=Scope.RECEIPT, at=midnight + timedelta(seconds=seconds)) for seconds in (20, -20)
+    )
+    store = DynamoCounters(pause=lambda _: None)
+    send(store, count(1, scope=Scope.RECEIPT, at=midnight + timedelta(seconds=10)))
+    call = getattr(BaseClient, "_make_api_call")  # noqa: B009  boto3's own stubs do not name it
+    rivals = iter([True])
+
+    def interrupted(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation in WRITES and next(rivals, False):
+            assert send(DynamoCounters(), today) == [ACCEPTED]
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", interrupted)
+    assert send(store, yesterday) == [DUPLICATE]
+    assert store.tallies([counter()])[counter()].events == 2
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_read_that_failed_is_made_again_and_not_taken_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it, the counter of the older period would begin again at 0."""
+    store = DynamoCounters(pause=lambda _: None)
+    newer = counter(start=START + timedelta(days=5))
+    send(store, count(1, "5"), count(2, minutes=6 * 24 * 60, counter=newer))
+    failing(monkeypatch, ClientError({"Error": {"Code": "ThrottlingException", "Message": ""}}, "BatchGetItem"))
+    monkeypatch.setattr("tests.store.test_counters_store.WRITES", {"BatchGetItem"})
+    assert send(DynamoCounters(pause=lambda _: None), count(3, "2", minutes=1)) == [ACCEPTED]
+    assert store.tallies([counter()])[counter()].quantity == 7
 
 
 @pytest.mark.usefixtures("tables")

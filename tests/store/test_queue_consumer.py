@@ -73,8 +73,10 @@ def deliver(usage: ModuleType) -> Deliver:
 
 def used() -> int:
     """What ada has used of calls."""
-    tallies = DynamoCounters().periods("ada", "calls").values()
-    return int(sum(tally.quantity for tally in tallies))
+    hours = DynamoCounters().hours(
+        "ada", "calls", system_clock() - timedelta(days=40), system_clock() + timedelta(days=1)
+    )
+    return int(sum(tally.quantity for _, _, tally in hours))
 
 
 def error(key: str) -> ErrorRecord:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -98,8 +98,8 @@ def body(answer: dict[str, Any]) -> dict[str, Any]:
 
 def used() -> Decimal:
     """What acme has used of requests, in all periods."""
-    tallies = DynamoCounters().periods("acme", "requests").values()
-    return sum((tally.quantity for tally in tallies), Decimal(0))
+    hours = DynamoCounters().hours("acme", "requests", SINCE, system_clock() + timedelta(days=1))
+    return sum((tally.quantity for _, _, tally in hours), Decimal(0))
 
 
 def triggers() -> Iterator[str]:

@@ -3,13 +3,25 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tollgate.catalog.model import Aggregation, Customer, Feature, Plan, Rate, Snapshot, Subscription
+from tollgate.catalog.model import Aggregation, Customer, Feature, Plan, Rate, Sharding, Snapshot, Subscription
 from tollgate.catalog.periods import Period
 from tollgate.metering.counters import LostRace, SeriesCounters
-from tollgate.metering.counting import (
+from tollgate.metering.model import (
+    EPOCH,
+    Adjustment,
+    Count,
+    CounterId,
+    Event,
+    Scope,
+    Series,
+    Tally,
+    identify,
+)
+from tollgate.metering.rates import RateState
+from tollgate.metering.series import (
     Change,
     DayId,
     Head,
@@ -22,17 +34,6 @@ from tollgate.metering.counting import (
     missing_for,
     time_bucket,
 )
-from tollgate.metering.model import (
-    Adjustment,
-    Count,
-    CounterId,
-    Event,
-    Scope,
-    Series,
-    Tally,
-    identify,
-)
-from tollgate.metering.rates import RateState
 
 
 @dataclass
@@ -121,14 +122,6 @@ class FakeCounters(SeriesCounters):
                 found[counter] = total
         return found
 
-    def periods(self, customer: str, feature: str, shards: int = 1) -> dict[CounterId, Tally]:
-        """All counters of a customer and feature."""
-        found: dict[CounterId, Tally] = {}
-        for number in range(shards):
-            for counter, tally in self._all(Series(customer, feature, number)).items():
-                found[counter] = found.get(counter, Tally()).merge(tally, Aggregation.SUM)
-        return {counter: tally for counter, tally in found.items() if tally.events}
-
     def _all(self, series: Series) -> dict[CounterId, Tally]:
         stored = self._of(series)
         counters = {counter: past.tally for counter, past in stored.periods.items()}
@@ -162,18 +155,23 @@ class FakeCounters(SeriesCounters):
         return [bool(is_known(count, known, exactly=True)) for count in counts]
 
     def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
-        """The newest stretch of time in [start, end] that one of the ids was counted in, roughly."""
-        wanted = set(hashes)
-        for event in wanted & self._markers.keys():
-            at = max(self._markers[event].at)
-            return Period(at, at + timedelta(microseconds=1))
-        stored = self._of(series)
-        if stored.head is None:
-            return None
-        if stored.head.ids & wanted:
-            return Period(datetime.fromtimestamp(stored.head.start, UTC), datetime.fromtimestamp(stored.head.end, UTC))
-        kept = {key for key, pages in stored.pages.items() for ids, _ in pages.values() if ids & wanted}
-        return Period(start, end) if kept else None
+        """The newest stretch of time that touches [start, end] and has one of the ids."""
+        wanted, stored = set(hashes), self._of(series)
+        times = [at for event in wanted & self._markers.keys() for at in self._markers[event].at]
+        found = [Period(at, at + timedelta(microseconds=1)) for at in times]
+        buckets = [(key, ids) for key, pages in stored.pages.items() for ids, _ in pages.values()]
+        if stored.head is not None:
+            day = stored.head.day or 0
+            found += [_days(day)] if any(each[-1] & 1 for each in stored.head.ids & wanted) else []
+            buckets.append((f"T#{stored.head.start}", frozenset(e for e in stored.head.ids if not e[-1] & 1)))
+        for key, ids in buckets:
+            if ids & wanted:
+                number = int(key.split("#")[1])
+                since = EPOCH + timedelta(seconds=number)
+                until = stored.head.end - number if key.startswith("T") and stored.head else 3_600
+                found.append(_days(number) if key.startswith("L") else Period(since, since + timedelta(seconds=until)))
+        touching = [period for period in found if period.start <= end and start < period.end]
+        return max(touching, key=lambda period: period.end, default=None)
 
     def adjustments(self, subscription: str) -> list[Adjustment]:
         """The closed counters of a subscription that have had events since."""
@@ -183,6 +181,10 @@ class FakeCounters(SeriesCounters):
             if counter.subscription == subscription and past.closed is not None:
                 found.append(Adjustment(series, counter, past.closed, past.tally))
         return found
+
+
+def _days(day: int) -> Period:
+    return Period(EPOCH + timedelta(days=day), EPOCH + timedelta(days=day + 1))
 
 
 def make_count(
@@ -220,13 +222,14 @@ class FakeDirectory:
         self._features = {one.code: one for one in features}
         self._plans = {(one.code, one.version): one for one in plans}
         self._subscriptions = tuple(subscriptions)
+        self.shards: Mapping[str, tuple[Sharding, ...]] = {}
 
     def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
         """The subscriptions of customers; those with none are left out."""
         found = {
             customer: tuple(one for one in self._subscriptions if one.customer == customer) for customer in customer_ids
         }
-        return {customer: Snapshot(subscriptions) for customer, subscriptions in found.items() if subscriptions}
+        return {customer: Snapshot(mine, self.shards) for customer, mine in found.items() if mine}
 
     def plan(self, code: str, version: int | None = None) -> Plan | None:
         """A plan version."""

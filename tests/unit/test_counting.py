@@ -52,7 +52,7 @@ def total(counters: FakeCounters) -> Tally:
 def all_together(counters: FakeCounters, aggregation: Aggregation) -> Tally:
     """What all periods hold together."""
     merged = Tally()
-    for tally in counters.periods("ada", "requests").values():
+    for tally in counters.tallies([COUNTER, NEXT]).values():
         merged = merged.merge(tally, aggregation)
     return merged
 
@@ -148,7 +148,7 @@ def test_events_of_one_bucket_may_fall_into_two_periods() -> None:
         for place in order:
             assert send(counters, [sent[place]]) == [ACCEPTED]
         assert send(counters, sent) == [DUPLICATE] * 3
-        assert {one: tally.quantity for one, tally in counters.periods("ada", "requests").items()} == {
+        assert {one: tally.quantity for one, tally in counters.tallies([COUNTER, later]).items()} == {
             COUNTER: 6,
             later: 3,
         }

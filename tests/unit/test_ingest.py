@@ -17,6 +17,7 @@ from tollgate.catalog.model import (
     FeatureType,
     Plan,
     PlanFeature,
+    Sharding,
     Subscription,
     SubscriptionStatus,
 )
@@ -201,12 +202,31 @@ def test_customers_and_features_do_not_share_ids() -> None:
     assert [result.status for result in results] == ["accepted"] * 3
 
 
+def test_a_change_of_the_number_of_shards_loses_and_doubles_nothing() -> None:
+    """An event is looked for in the shard of its own time, whenever it comes; what is read is the sum of all."""
+    shards = tuple(
+        Sharding(NOW - timedelta(hours=hours), number) for hours, number in ((6, 4), (4, 3), (2, 1), (1, 16))
+    )
+    desk = Desk()
+    sent = [event(f"e{n}", time=NOW - timedelta(minutes=4 * n)) for n in range(120)]
+    sent += [event("timeless", time=None)]
+    for number in range(len(shards) + 1):
+        desk.directory.shards = {"requests": shards[:number]}
+        in_time = [one for one in sent if number == len(shards) or (one.time or NOW) < shards[number].since]
+        desk.send(*in_time)
+        assert {result.status for result in desk.send(*in_time)} <= {"duplicate"}
+    usage = desk.usage()
+    assert (usage.total.events, usage.total.quantity) == (121, 121)
+    assert sum(tally.events for _, tally in desk.usage(granularity=Granularity.HOUR).buckets) == 121
+
+
 def test_the_newest_subscription_that_has_begun_rules_an_event() -> None:
     """An event before its start still belongs to the older one."""
     newer = replace(SUBSCRIPTION, id="newer", starts_at=NOW - timedelta(days=1), anchor=NOW - timedelta(days=1))
     desk = Desk(SUBSCRIPTION, newer)
     desk.send(event("e1"), event("e2", time=NOW - timedelta(days=2)))
-    owners = {counter.subscription: tally.events for counter, tally in desk.counters.periods("ada", "requests").items()}
+    hours = desk.counters.hours("ada", "requests", NOW - timedelta(days=3), NOW)
+    owners = {counter.subscription: tally.events for _, counter, tally in hours}
     assert owners == {"newer": 1, "sub": 1}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_recovery import NOW, Clock
-from tollgate.catalog.model import Customer, Dedupe, Feature, FeatureType, Sharding, Snapshot, Threshold
+from tollgate.catalog.model import Aggregation, Customer, Dedupe, Feature, FeatureType, Sharding, Snapshot, Threshold
 from tollgate.catalog.snapshots import alerts, remove_alerts, set_alerts, set_shards, shards
 from tollgate.kernel.errors import Conflict, InvalidInput, NotFound
 
@@ -27,6 +27,7 @@ def catalog() -> MemoryCatalog:
     for kind in FeatureType:
         catalog.save_feature(Feature(kind.value, kind.value, kind))
     catalog.save_feature(Feature("by-id", "By id", FeatureType.USAGE, dedupe=Dedupe.ID))
+    catalog.save_feature(Feature("gauge", "Gauge", FeatureType.USAGE, aggregation=Aggregation.LATEST))
     catalog.save_customer(Customer("acme"))
     return catalog
 
@@ -112,9 +113,9 @@ def test_an_event_finds_its_shard_whatever_changes_come_later(changes: list[tupl
         assert {instant: at(after, instant) for instant in read} == read
 
 
-@pytest.mark.parametrize("feature", ["quota", "rate", "boolean", "by-id"])
-def test_a_feature_with_a_hard_limit_or_another_dedupe_has_one_counter(catalog: MemoryCatalog, feature: str) -> None:
-    """Several could oversell the limit, or see an id twice."""
+@pytest.mark.parametrize("feature", ["quota", "rate", "boolean", "by-id", "gauge"])
+def test_a_feature_whose_parts_would_not_add_up_has_one_counter(catalog: MemoryCatalog, feature: str) -> None:
+    """They could oversell a hard limit, see an id twice, or not know the latest."""
     with pytest.raises(InvalidInput) as caught:
         set_shards(catalog, "acme", feature, 2, clock=Clock())
     assert pointers(caught.value) == ["/shards"]

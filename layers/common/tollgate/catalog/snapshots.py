@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
-from tollgate.catalog.model import Customer, Dedupe, Feature, FeatureType, Sharding, Snapshot, Threshold
+from tollgate.catalog.model import Aggregation, Customer, Dedupe, Feature, FeatureType, Sharding, Snapshot, Threshold
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.time import Clock
 
@@ -51,14 +51,16 @@ def set_shards(snapshots: Snapshots, customer: str, feature: str, shards: int, *
 
     Raises:
         NotFound: no such customer or feature.
-        InvalidInput: not 1 to 64, or a feature with a hard limit or another dedupe, which needs one counter.
+        InvalidInput: not 1 to 64, or a feature that needs one counter: it has a hard limit, another dedupe, or an
+            aggregation that does not add up.
         Conflict: the last change is about to take effect, or the schedule is full.
     """
     found = _terms(snapshots, customer, feature)
     if not 1 <= shards <= MAX_SHARDS:
         raise InvalidInput([FieldError("/shards", f"must be from 1 to {MAX_SHARDS}")])
-    if found.type is not FeatureType.USAGE or found.dedupe is not Dedupe.TIME:
-        detail = f'{feature} needs one counter: only a usage feature with "dedupe": "time" is kept in shards'
+    adds_up = found.aggregation in {Aggregation.SUM, Aggregation.COUNT}
+    if found.type is not FeatureType.USAGE or found.dedupe is not Dedupe.TIME or not adds_up:
+        detail = f'{feature} needs one counter: only usage features that sum or count by "dedupe": "time" have shards'
         raise InvalidInput([FieldError("/shards", detail)])
 
     def change(snapshot: Snapshot) -> Snapshot:

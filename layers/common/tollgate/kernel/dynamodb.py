@@ -71,7 +71,7 @@ class _Meta:
     connect_timeout_seconds: Final = 1
     read_timeout_seconds: Final = 3
     max_retry_attempts: Final = 1
-    max_pool_connections: Final = 32
+    max_pool_connections: Final = 64
 
 
 class CatalogTable(Model):

@@ -15,24 +15,21 @@ from aws_lambda_powertools.logging import Logger
 from tollgate.catalog.model import Aggregation
 from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS, Failure, failure_of
 from tollgate.kernel.errors import Unavailable
-from tollgate.metering.counting import (
+from tollgate.metering.counting import Step, close_counter, count_events, settle_adjustment
+from tollgate.metering.model import Adjustment, Batch, Count, CounterId, Outcome, Series, Tally
+from tollgate.metering.series import (
     Change,
     Head,
     Known,
     Missing,
-    Step,
-    close_counter,
-    count_events,
     learn,
     refreshed,
-    settle_adjustment,
 )
-from tollgate.metering.model import Adjustment, Batch, Count, CounterId, Outcome, Series, Tally
 from tollgate.metering.service import Archive
 
 __all__ = ["LostRace", "SeriesCounters"]
 
-_WORKERS: Final = 16
+_WORKERS: Final = 50
 _PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _ROUNDS: Final = 6

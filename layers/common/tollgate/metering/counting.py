@@ -1,22 +1,13 @@
 """The counting rule: what a batch changes in a series, or that it changes nothing. Pure.
 
-A series (a customer and feature) has one *head*: the counter of the open billing period, the ids counted last,
-and the sums of the last hours. All that it holds besides is written together with it, in one transaction, and
-bumps its `structure`; so whoever knows the head of that structure knows that nothing else has changed:
-
-pages     the ids that left the head, by *bucket*: a stretch of time, or a receipt day and lane
-periods   the counters of other billing periods
-days      the sums of the hours that left the head
-markers   the ids that are known alone (`Scope.ID`)
-
-The buckets of time follow each other without a gap. Only the newest, the open one, can grow, and only to times
-beyond all that was counted; so the bucket of a counted event never changes, however the rate of events does.
-An id is looked for in its bucket, in pages and head, and added in the very write that counts its event.
+An id is looked for in its bucket, in pages and head, and added in the very write that counts its event (series.py
+says what there is). Usually that write adds to the head, which tells by a condition of its own whether it holds one
+of the ids; other ones replace the head, which must be exactly the one known, and move what it has no room for.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -35,170 +26,46 @@ from tollgate.metering.model import (
     receipt_tag,
 )
 from tollgate.metering.rates import RateState, record
+from tollgate.metering.series import (
+    DAY_SECONDS,
+    LANES,
+    Change,
+    Head,
+    Known,
+    Marker,
+    Missing,
+    NewPage,
+    Page,
+    PastCounter,
+    floor_of,
+    is_fresh,
+    is_of_head,
+    is_receipt,
+    lane_key,
+    lane_keys,
+    page_keys,
+    room_of,
+    time_key,
+)
 
-__all__ = [
-    "Change",
-    "DayId",
-    "Head",
-    "Known",
-    "Marker",
-    "Missing",
-    "NewPage",
-    "Page",
-    "PastCounter",
-    "Step",
-    "close_counter",
-    "count_events",
-    "is_known",
-    "learn",
-    "missing_for",
-    "refreshed",
-    "settle_adjustment",
-    "time_bucket",
-]
+__all__ = ["Step", "close_counter", "count_events", "settle_adjustment"]
 
 MAX_GUARDS: Final = 30
 """Ids that one condition may name."""
 MAX_ITEMS: Final = 90
 """Items that one step may touch: a transaction takes 100."""
-HEAD_BYTES: Final = 1_010
-"""A write is billed per started KB of the head."""
-ID_BYTES: Final = 16
+MAX_HOURS: Final = 12
+"""Hours whose sums stay in the head."""
 FULL_BUCKET: Final = 8_000
 """Ids in a bucket: who must look through its pages reads 128 KB at most, in the usual case."""
+FULL_LANE: Final = 4_096
+"""Ids of a receipt day in a lane, before there are more lanes."""
+FULL_TAIL: Final = 48
+"""Ids in a page of a closed bucket, before a late event makes a new one."""
 MARGIN: Final = 60
 """Seconds that the open bucket reaches beyond the newest event."""
 SPAN: Final = 300
 """Seconds that a bucket is open at least, unless it is full: events that come late by less are not late."""
-MAX_HOURS: Final = 12
-_HOUR: Final = 3_600
-_DAY: Final = 86_400
-_LANES: Final = (1, 4, 16, 64, 256, 1_024, 4_096)
-_FULL_LANE: Final = 4_096
-_TAIL: Final = 48
-
-DayId = tuple[CounterId, date]
-
-
-@dataclass(slots=True)
-class Head:
-    """The head of a series, as it is stored.
-
-    Attributes:
-        structure: grows with every write that changes more than sums and ids.
-        counter: the counter of the open billing period, and its `tally`.
-        origin: where the first bucket of time began; before it lie hours, each a bucket of its own.
-        start, end: the open bucket, in seconds since 1970; `spilled` ids of it are in pages.
-        day: the newest receipt day, in days since 1970; `received` ids of it are in pages, in as many lanes
-            as `lanes` says for this day and the one before: (day, number of lanes), in order of use.
-        ids, digests: 12 bytes of each event counted last, and 4 that say with which body.
-        hours: the sums of the open counter's hours that are in no day item yet.
-    """
-
-    structure: int = 0
-    counter: CounterId | None = None
-    tally: Tally = field(default_factory=Tally)
-    origin: int | None = None
-    start: int = 0
-    end: int = 0
-    spilled: int = 0
-    day: int | None = None
-    received: int = 0
-    lanes: tuple[tuple[int, int], ...] = ()
-    ids: frozenset[bytes] = frozenset()
-    digests: frozenset[bytes] = frozenset()
-    hours: dict[datetime, Tally] = field(default_factory=dict)
-    rate: RateState = field(default_factory=RateState)
-
-
-@dataclass(slots=True)
-class Page:
-    """The ids known to be in the pages of a bucket, when the head had the structure `as_of`.
-
-    `tail` is the newest page of a closed bucket while it has room: its structure, ids and digests.
-    """
-
-    as_of: int
-    ids: set[bytes] = field(default_factory=set)
-    digests: set[bytes] = field(default_factory=set)
-    tail: tuple[int, frozenset[bytes], frozenset[bytes]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PastCounter:
-    """A counter that is not in the head; `closed` is what it was when its period was closed."""
-
-    tally: Tally
-    closed: Tally | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """An event known by its id alone must not come again until `until`; it was counted `at` these times."""
-
-    digest: bytes
-    until: datetime
-    at: tuple[datetime, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NewPage:
-    """Ids for a bucket: a page of its own, or in place of the one of the structure `replaces`."""
-
-    key: str
-    ids: frozenset[bytes]
-    digests: frozenset[bytes]
-    replaces: int | None = None
-
-
-@dataclass(slots=True)
-class Known:
-    """What a writer has read of a series; `floors` gives the latest time known to lie in a closed bucket."""
-
-    head: Head | None
-    pages: dict[str, Page] = field(default_factory=dict)
-    floors: dict[int, int] = field(default_factory=dict)
-    periods: dict[CounterId, PastCounter | None] = field(default_factory=dict)
-    days: dict[DayId, dict[datetime, Tally]] = field(default_factory=dict)
-    markers: dict[bytes, Marker | None] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Missing:
-    """What must be read before a batch can be counted; `floors` are times whose bucket is not known."""
-
-    pages: set[str] = field(default_factory=set)
-    floors: set[int] = field(default_factory=set)
-    periods: set[CounterId] = field(default_factory=set)
-    days: set[DayId] = field(default_factory=set)
-    markers: set[bytes] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.pages or self.floors or self.periods or self.days or self.markers)
-
-
-@dataclass(slots=True)
-class Change:
-    """A write: the head as it becomes, and the items that go with it.
-
-    `adds` tells how the head is written. True: sums and ids are added to whatever they are by then, on condition
-    of the head's structure, of room for the new `ids`, and of each of them being new. False: the head is replaced,
-    on condition that it is exactly the one known.
-    """
-
-    head: Head
-    adds: bool
-    added: Tally = field(default_factory=Tally)
-    ids: frozenset[bytes] = frozenset()
-    digests: frozenset[bytes] = frozenset()
-    hours: dict[datetime, Tally] = field(default_factory=dict)
-    room: int = 0
-    pages: list[NewPage] = field(default_factory=list)
-    periods: dict[CounterId, PastCounter] = field(default_factory=dict)
-    days: dict[DayId, dict[datetime, Tally]] = field(default_factory=dict)
-    markers: dict[bytes, Marker] = field(default_factory=dict)
-    adjusted: list[CounterId] = field(default_factory=list)
-    settled: list[CounterId] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -207,200 +74,6 @@ class Step:
 
     outcomes: list[Outcome]
     change: Change | None
-
-
-def room_of(head: Head, series: Series) -> int:
-    """How many ids the head holds within a KB, from the sizes that DynamoDB bills for."""
-    counter = len(head.counter.subscription) + 24 if head.counter else 0
-    rate = 120 if head.rate.window_seconds else 0
-    fixed = len(series.customer) + len(series.feature) + counter + rate + len(head.tally.latest) + 12 * len(head.lanes)
-    hours = sum(34 + len(tally.latest) for tally in head.hours.values())
-    return (HEAD_BYTES - 140 - fixed - hours) // ID_BYTES
-
-
-# Where an id is looked for
-
-
-def page_keys(count: Count, known: Known) -> list[str] | None:
-    """The keys of the pages that an event's id may be in; None where the bucket must be found first."""
-    head = known.head
-    if head is None or count.scope is Scope.ID:
-        return []
-    if count.scope is Scope.RECEIPT:
-        return _lane_keys(count, head)
-    if head.origin is None:
-        return []
-    at = count.second
-    if at >= head.start:
-        return [_time_key(head.start)] if head.spilled and at < head.end else []
-    if at < head.origin:
-        return [_early_key(at)]
-    start = _floor(at, known)
-    return None if start is None else [_time_key(start)]
-
-
-def _floor(at: int, known: Known) -> int | None:
-    return next((start for start, latest in known.floors.items() if start <= at <= latest), None)
-
-
-def _lane_keys(count: Count, head: Head) -> list[str]:
-    # The day after as well: clocks may differ about midnight.
-    day = count.second // _DAY
-    return [lane_key(each, lanes, count.hash) for each in (day - 1, day, day + 1) for lanes in _lanes_of(head, each)]
-
-
-def _lanes_of(head: Head, day: int) -> tuple[int, ...]:
-    if head.day is None or day > head.day:
-        return ()
-    if day < head.day - 1:
-        return _LANES  # how many there were then is not remembered
-    return tuple(lanes for each, lanes in head.lanes if each == day)
-
-
-def lane_key(day: int, lanes: int, event_hash: bytes) -> str:
-    """The bucket of an id that is known by its receipt."""
-    return f"L#{day:06d}#{lanes:04d}#{int.from_bytes(event_hash[4:8], 'big') % lanes:04d}"
-
-
-def _time_key(start: int) -> str:
-    return f"T#{start:010d}"
-
-
-def time_bucket(key: str) -> int | None:
-    """Where a bucket of time begins, from its key; None for other buckets."""
-    return int(key[2:]) if key.startswith("T") else None
-
-
-def _early_key(at: int) -> str:
-    return f"E#{at - at % _HOUR:010d}"
-
-
-def _is_fresh(key: str, known: Known, head: Head) -> bool:
-    page = known.pages.get(key)
-    if page is None:
-        return False
-    if key == _time_key(head.start) and head.origin is not None:
-        return len(page.ids) >= head.spilled
-    return page.as_of == head.structure
-
-
-def is_known(count: Count, known: Known, *, exactly: bool = False) -> bool | None:
-    """Whether an event's id is among those counted; `exactly`, also its body and time. None where reads are missing."""
-    if count.scope is Scope.ID:
-        if count.hash not in known.markers:
-            return None
-        marker = known.markers[count.hash]
-        return marker is not None and (not exactly or (marker.digest == count.digest and count.at in marker.at))
-    keys = page_keys(count, known)
-    if keys is None or any(key not in known.pages for key in keys):
-        return None
-    places = [(page.ids, page.digests) for page in (known.pages[key] for key in keys)]
-    if known.head is not None and _is_of_head(count, known.head):
-        places.append((set(known.head.ids), set(known.head.digests)))
-    tag = receipt_tag(count.hash, count.at) if count.scope is Scope.RECEIPT else count.digest
-    return any(
-        count.hash in ids and (not exactly or (count.digest in digests and tag in digests)) for ids, digests in places
-    )
-
-
-def _is_of_head(count: Count, head: Head) -> bool:
-    """Whether an event's id may be among those of the head."""
-    if count.scope is Scope.TIME:
-        return head.origin is not None and head.start <= count.second < head.end
-    return count.scope is Scope.RECEIPT and head.day is not None and abs(count.second // _DAY - head.day) <= 1
-
-
-def missing_for(counts: Iterable[Count], known: Known) -> Missing:
-    """What must be read before `is_known` can tell of each event, in what was just read."""
-    missing = Missing()
-    for count in counts:
-        keys = page_keys(count, known)
-        if count.scope is Scope.ID:
-            if count.hash not in known.markers:
-                missing.markers.add(count.hash)
-        elif keys is None:
-            missing.floors.add(count.second)
-        else:
-            missing.pages.update(key for key in keys if key not in known.pages)
-    return missing
-
-
-# Closing a period
-
-
-def close_counter(counter: CounterId, aggregation: Aggregation, known: Known) -> Change | Missing | None:
-    """Close the counter of a billing period at what it holds; None where it is closed."""
-    head = known.head or Head()
-    if counter not in known.periods and counter != head.counter:
-        return Missing(periods={counter})
-    past = known.periods.get(counter) if counter != head.counter else None
-    if past is not None and past.closed is not None:
-        return None
-    after = replace(head, structure=head.structure + 1)
-    if counter != head.counter:
-        tally = past.tally if past else Tally()
-        return Change(after, adds=False, periods={counter: PastCounter(tally, tally)})
-    days = {(counter, hour.date()) for hour in head.hours}
-    if unknown := days - known.days.keys():
-        return Missing(days=unknown)
-    moved = {day: dict(known.days[day]) for day in days}
-    for hour, tally in head.hours.items():
-        sums = moved[counter, hour.date()]
-        sums[hour] = sums.get(hour, Tally()).merge(tally, aggregation)
-    after.counter, after.tally, after.hours = None, Tally(), {}
-    return Change(after, adds=False, periods={counter: PastCounter(head.tally, head.tally)}, days=moved)
-
-
-def settle_adjustment(adjustment: Adjustment, known: Known) -> Change | Missing | None:
-    """Move what a closed counter was billed at up to an adjustment's; None where that has been done."""
-    counter, head = adjustment.counter, known.head
-    if counter not in known.periods:
-        return Missing(periods={counter})
-    past = known.periods[counter]
-    if head is None or past is None or past.closed is None or past.closed.events >= adjustment.now.events:
-        return None
-    change = Change(replace(head, structure=head.structure + 1), adds=False)
-    change.periods[counter] = replace(past, closed=adjustment.now)
-    if past.tally == adjustment.now:
-        change.settled.append(counter)
-    return change
-
-
-# What a writer learns
-
-
-def learn(known: Known, change: Change, head: Head) -> None:
-    """Have `known` say what is stored once a change is written; `head` is the head as it is then."""
-    before = known.head.structure if known.head else 0
-    known.head = head
-    known.periods.update(change.periods)
-    known.days.update(change.days)
-    known.markers.update(change.markers)
-    for page in known.pages.values():
-        if page.as_of == before:
-            page.as_of = head.structure
-    for new in change.pages:
-        grown = known.pages.get(new.key)
-        if grown is not None:
-            grown.ids |= new.ids
-            grown.digests |= new.digests
-            if grown.tail is not None:
-                structure = change.head.structure if new.replaces is None else new.replaces
-                grown.tail = (structure, new.ids, new.digests)
-        elif new.key == _time_key(head.start) and len(new.ids) == head.spilled:
-            known.pages[new.key] = Page(head.structure, set(new.ids), set(new.digests))
-
-
-def refreshed(known: Known | None, head: Head | None) -> Known | None:
-    """What is still known when another writer has left this head; None where it is not known either."""
-    if known is None or known.head is None or head is None:
-        return None
-    if known.head.structure == head.structure:
-        known.head = head
-        known.markers.clear()
-        return known
-    kept = {key: page for key, page in known.pages.items() if key == _time_key(head.start) or key.startswith("L")}
-    return Known(head, kept)
 
 
 # Counting
@@ -444,8 +117,8 @@ def _are_plain(counts: Sequence[Count], head: Head, frame: "_Frame") -> bool:
 def _look_once(counts: Sequence[Count], known: Known, head: Head) -> tuple[Missing, list[list[Page]]]:
     if not head.spilled:
         return Missing(), [[]] * len(counts)
-    key = _time_key(head.start)
-    if not _is_fresh(key, known, head):
+    key = time_key(head.start)
+    if not is_fresh(key, known, head):
         return Missing(pages={key}), []
     return Missing(), [[known.pages[key]]] * len(counts)
 
@@ -454,17 +127,17 @@ def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[C
     """The first events, as many as surely touch no more items than a transaction takes."""
     touched: set[object] = set()
     # What a spill may touch of the head's own: a page per lane, and the days of its hours.
-    spare = 8 + (sum(_is_receipt(each) for each in head.ids) if head.lanes else 0)
+    spare = 8 + (sum(is_receipt(each) for each in head.ids) if head.lanes else 0)
     for place, count in enumerate(counts):
         at = count.second
         if count.scope is Scope.ID:
             touched.add(count.hash)
         elif count.scope is Scope.RECEIPT:
-            touched.update(_lane_keys(count, head) or [at // _DAY])
+            touched.update(lane_keys(count, head) or [at // DAY_SECONDS])
         elif head.origin is not None and at < head.start:
-            touched.add(_floor(at, known) or at)
+            touched.add(floor_of(at, known) or at)
         if count.counter != head.counter:
-            touched.update([count.counter, (count.counter, "adjusted"), (count.counter, at // _DAY)])
+            touched.update([count.counter, (count.counter, "adjusted"), (count.counter, at // DAY_SECONDS)])
         if place and len(touched) + spare > MAX_ITEMS:
             return counts[:place]
     return counts
@@ -482,7 +155,7 @@ def _look(count: Count, known: Known, head: Head, missing: Missing) -> list[Page
     if keys is None:
         missing.floors.add(count.second)
         return []
-    missing.pages.update(key for key in keys if not _is_fresh(key, known, head))
+    missing.pages.update(key for key in keys if not is_fresh(key, known, head))
     return [known.pages[key] for key in keys if key in known.pages]
 
 
@@ -504,7 +177,7 @@ def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
     end = max(times) + (MARGIN if len(times) <= room_of(head, series) else 1)
     if head.origin is None:
         return _Frame(min(times), min(times), end)
-    held = head.spilled + sum(not _is_receipt(each) for each in head.ids)
+    held = head.spilled + sum(not is_receipt(each) for each in head.ids)
     if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and head.end - head.start >= SPAN):
         return _Frame(head.origin, head.end, end, closes=True)
     return _Frame(head.origin, head.start, end)
@@ -578,7 +251,7 @@ def _seen(count: Count, pages: Iterable[Page], known: Known, head: Head, now: da
         # DynamoDB deletes late: a marker whose time is over does not count.
         return marker.digest == count.digest if marker is not None and marker.until > now else None
     event = count.hash
-    if event in head.ids and _is_of_head(count, head):
+    if event in head.ids and is_of_head(count, head):
         return count.digest in head.digests
     for page in pages:
         if event in page.ids:
@@ -722,7 +395,9 @@ class _Writer:
     def _place_ids(self, accepted: Sequence[Count]) -> None:
         frame, head, change = self._frame, self._change.head, self._change
         head.origin, head.start, head.end = frame.origin, frame.start, frame.end
-        days = [] if self._plain else [count.second // _DAY for count in accepted if count.scope is Scope.RECEIPT]
+        days = (
+            [] if self._plain else [count.second // DAY_SECONDS for count in accepted if count.scope is Scope.RECEIPT]
+        )
         opens = bool(days) and (self._old.day is None or max(days) > self._old.day)
         if frame.closes or (opens and self._old.day is not None):
             self._spill()
@@ -740,14 +415,14 @@ class _Writer:
                 if count.scope is Scope.RECEIPT:
                     self._put(self._lane(head.day or 0, count.hash), count)
                 else:
-                    self._put(_time_key(head.start), count)
+                    self._put(time_key(head.start), count)
             self._widen(sum(count.scope is Scope.RECEIPT for count in stay))
         elif ids:
             change.ids, change.room = ids, room
             change.digests = frozenset(digest for count in stay for digest in _digests(count))
             head.ids, head.digests = head.ids | change.ids, head.digests | change.digests
             change.adds = change.adds and len(ids) <= MAX_GUARDS
-        here = self._pages.get(_time_key(frame.start))
+        here = self._pages.get(time_key(frame.start))
         head.spilled = (0 if frame.closes else head.spilled) + (len(here[0]) if here else 0)
 
     def _stays(self, count: Count) -> bool:
@@ -758,14 +433,14 @@ class _Writer:
             times = (*(before.at if before else ()), count.at)
             self._change.markers[count.hash] = Marker(count.digest, count.until or count.at, times)
         elif count.scope is Scope.RECEIPT:
-            if at // _DAY == self._change.head.day:
+            if at // DAY_SECONDS == self._change.head.day:
                 return True
             self._replace_head()  # about midnight, another clock may just have put the same event into the head
-            self._put(self._lane(at // _DAY, count.hash), count)
+            self._put(self._lane(at // DAY_SECONDS, count.hash), count)
         elif old.origin is None or at >= self._frame.start:
             return True
         else:
-            key = _time_key(old.start) if at >= old.start else (page_keys(count, self._known) or [""])[0]
+            key = time_key(old.start) if at >= old.start else (page_keys(count, self._known) or [""])[0]
             self._put(key, count)
         return False
 
@@ -800,11 +475,11 @@ class _Writer:
         head = self._change.head
         received = 0
         for each in head.ids:
-            if _is_receipt(each):
+            if is_receipt(each):
                 received += 1
                 key = self._lane(head.day or 0, each)
             else:
-                key = _time_key(self._old.start)
+                key = time_key(self._old.start)
             ids, digests = self._pages.setdefault(key, (set(), set()))
             ids.add(each)
             digests.update(head.digests)  # which of them is whose is not kept
@@ -816,14 +491,14 @@ class _Writer:
         head = self._change.head
         head.received += received
         day, lanes = head.lanes[-1] if head.lanes else (0, 0)
-        if received and day == head.day and head.received > lanes * _FULL_LANE and lanes < _LANES[-1]:
+        if received and day == head.day and head.received > lanes * FULL_LANE and lanes < LANES[-1]:
             head.lanes = (*head.lanes, (day, lanes * 4))
 
     def _page(self, key: str, ids: set[bytes], digests: set[bytes]) -> NewPage:
         """A page of its own, or the bucket's newest one again with more in it, as long as that is small."""
         known = self._known.pages.get(key)
         tail = known.tail if known is not None else None
-        if tail is None or key == _time_key(self._frame.start) or len(tail[1]) + len(ids) > _TAIL:
+        if tail is None or key == time_key(self._frame.start) or len(tail[1]) + len(ids) > FULL_TAIL:
             return NewPage(key, frozenset(ids), frozenset(digests))
         return NewPage(key, tail[1] | ids, tail[2] | digests, replaces=tail[0])
 
@@ -835,11 +510,48 @@ def _by_counter(counts: Sequence[Count]) -> dict[CounterId, Sequence[Count]]:
     return dict(groups)
 
 
-def _is_receipt(event_hash: bytes) -> bool:
-    return event_hash[-1] & 1 == 1
-
-
 def _digests(count: Count) -> tuple[bytes, ...]:
     if count.scope is Scope.RECEIPT:
         return count.digest, receipt_tag(count.hash, count.at)
     return (count.digest,)
+
+
+# Closing a period
+
+
+def close_counter(counter: CounterId, aggregation: Aggregation, known: Known) -> Change | Missing | None:
+    """Close the counter of a billing period at what it holds; None where it is closed."""
+    head = known.head or Head()
+    if counter not in known.periods and counter != head.counter:
+        return Missing(periods={counter})
+    past = known.periods.get(counter) if counter != head.counter else None
+    if past is not None and past.closed is not None:
+        return None
+    after = replace(head, structure=head.structure + 1)
+    if counter != head.counter:
+        tally = past.tally if past else Tally()
+        return Change(after, adds=False, periods={counter: PastCounter(tally, tally)})
+    days = {(counter, hour.date()) for hour in head.hours}
+    if unknown := days - known.days.keys():
+        return Missing(days=unknown)
+    moved = {day: dict(known.days[day]) for day in days}
+    for hour, tally in head.hours.items():
+        sums = moved[counter, hour.date()]
+        sums[hour] = sums.get(hour, Tally()).merge(tally, aggregation)
+    after.counter, after.tally, after.hours = None, Tally(), {}
+    return Change(after, adds=False, periods={counter: PastCounter(head.tally, head.tally)}, days=moved)
+
+
+def settle_adjustment(adjustment: Adjustment, known: Known) -> Change | Missing | None:
+    """Move what a closed counter was billed at up to an adjustment's; None where that has been done."""
+    counter, head = adjustment.counter, known.head
+    if counter not in known.periods:
+        return Missing(periods={counter})
+    past = known.periods[counter]
+    if head is None or past is None or past.closed is None or past.closed.events >= adjustment.now.events:
+        return None
+    change = Change(replace(head, structure=head.structure + 1), adds=False)
+    change.periods[counter] = replace(past, closed=adjustment.now)
+    if past.tally == adjustment.now:
+        change.settled.append(counter)
+    return change

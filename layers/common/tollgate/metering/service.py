@@ -78,9 +78,6 @@ class Counters(Protocol):
         `shards` says in how many a feature's counters are kept, where that is not one.
         """
 
-    def periods(self, customer: str, feature: str, shards: int = 1) -> dict[CounterId, Tally]:
-        """All counters of a customer and feature: one per period that has seen an event."""
-
     def hours(
         self, customer: str, feature: str, start: datetime, end: datetime, shards: int = 1
     ) -> list[tuple[datetime, CounterId, Tally]]:
@@ -93,7 +90,7 @@ class Counters(Protocol):
         """Whether each event is among those that were counted, in that very form: id, body and time."""
 
     def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
-        """The stretch of time that an event with one of these hashes was counted in; the newest in [start, end]."""
+        """The newest stretch of time that touches [start, end] and that one of these events was counted in."""
 
     def close(self, counter: CounterId, aggregation: Aggregation, shards: int = 1) -> Tally:
         """Close the counter of a billing period that is over; what it holds now is what is billed.

@@ -9,7 +9,7 @@
     ADJUST#subscription             feature#shard#period start             its closed period has had events since
 
 The usual write is one conditional update of the head. All others are one transaction, in which the head is
-written on condition of its structure, so that it guards whatever else is in it (see counting.py). A condition
+written on condition of its structure, so that it guards whatever else is in it (see series.py). A condition
 that fails gives back the head as it is, which is what the next attempt starts from.
 
 The head is written through the table's own client: PynamoDB cannot ask for the old item of a failed condition,
@@ -32,7 +32,9 @@ from tollgate.kernel.dynamodb import DecimalAttribute, UsageTable, connect
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.time import format_time, parse_time, system_clock
 from tollgate.metering.counters import LostRace, SeriesCounters
-from tollgate.metering.counting import (
+from tollgate.metering.model import EPOCH, MAX_QUANTITY, Adjustment, Count, CounterId, Series, Tally
+from tollgate.metering.rates import RateState
+from tollgate.metering.series import (
     Change,
     DayId,
     Head,
@@ -45,8 +47,6 @@ from tollgate.metering.counting import (
     missing_for,
     time_bucket,
 )
-from tollgate.metering.model import EPOCH, MAX_QUANTITY, Adjustment, Count, CounterId, Series, Tally
-from tollgate.metering.rates import RateState
 
 __all__ = ["DynamoCounters"]
 
@@ -186,21 +186,6 @@ class DynamoCounters(SeriesCounters):
                 found.setdefault(counter, []).append(_past(PeriodItem.from_raw_data(past)).tally)
         return {counter: total for counter, each in found.items() if (total := _sum(each)).events}
 
-    def periods(self, customer: str, feature: str, shards: int = 1) -> dict[CounterId, Tally]:
-        """All counters of a customer and feature: one per period that has seen an event."""
-        connect(UsageTable)
-        found: dict[CounterId, list[Tally]] = {}
-        for series in _all(customer, feature, shards):
-            head = self._read_heads([series]).get(series)
-            of_series: dict[CounterId, Tally] = {}
-            for item in PeriodItem.query(_pk(series), PeriodItem.sk.startswith("PERIOD#"), consistent_read=True):
-                of_series[_counter(series, item.sk.removeprefix("PERIOD#"))] = _past(item).tally
-            if head is not None and head.counter is not None:
-                of_series[head.counter] = head.tally
-            for counter, tally in of_series.items():
-                found.setdefault(counter, []).append(tally)
-        return {counter: total for counter, each in found.items() if (total := _sum(each)).events}
-
     def hours(
         self, customer: str, feature: str, start: datetime, end: datetime, shards: int = 1
     ) -> list[tuple[datetime, CounterId, Tally]]:
@@ -231,7 +216,7 @@ class DynamoCounters(SeriesCounters):
         return [bool(is_known(count, known, exactly=True)) for count in counts]
 
     def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
-        """The stretch of time that an event with one of these hashes was counted in; the newest in [start, end]."""
+        """The newest stretch of time that touches [start, end] and that one of these events was counted in."""
         wanted = set(hashes)
         head = self._read_heads([series]).get(series)
         if head is None:
@@ -241,7 +226,8 @@ class DynamoCounters(SeriesCounters):
             inside = [at for at in times if start <= at <= end]
             if inside:
                 return Period(max(inside), max(inside) + timedelta(microseconds=1))
-        return max(_stretches(series, head, wanted, start, end), key=lambda stretch: stretch.end, default=None)
+        found = [one for one in _stretches(series, head, wanted, start, end) if one.start <= end and start < one.end]
+        return max(found, key=lambda stretch: stretch.end, default=None)
 
     def adjustments(self, subscription: str) -> list[Adjustment]:
         """The closed counters of a subscription that have had events since they were billed."""
