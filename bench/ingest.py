@@ -52,6 +52,7 @@ MANY_LIMIT: Final = 0.35
 CPU_LIMIT: Final = 12.0
 GROWTH_LIMIT: Final = 1.10
 
+PARTITION_UNITS: Final = 1_000
 BATCHES: Final = ("batches of", *(f"{size:,}" for size in EVENTS))
 NAMES: Final = {False: "without the archive", True: "with the archive"}
 
@@ -85,6 +86,22 @@ def show_units(report: Report) -> None:
         report.table(f"What else an event takes, {a_second:g} events a second", BATCHES, others)
         title = f"Where it goes, with the archive, {a_second:g} events a second: calls / write units per 1,000 events"
         report.table(title, BATCHES, _kinds(list(ours.values()), [events / 1000 for events in EVENTS.values()]))
+    report.table("What one series can take, with the archive: a partition writes 1,000 units a second", *_ceiling(ours))
+
+
+def _ceiling(ours: dict[int, Consumed]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The write units of each partition that a series is written to, and the events a second that they allow."""
+    units = [each.by_partition() for each in ours.values()]
+    rows = [
+        [f"{name}: units per 1,000 events"]
+        + [f"{each[name] / events * 1000:.0f}" for each, events in zip(units, EVENTS.values(), strict=True)]
+        for name in units[0]
+    ]
+    most = [
+        f"{PARTITION_UNITS * events / max(each.values()):,.0f}"
+        for each, events in zip(units, EVENTS.values(), strict=True)
+    ]
+    return BATCHES, [*rows, ["events a second, at most", *most]]
 
 
 def _one(size: int, a_second: float) -> Traffic:

@@ -43,6 +43,19 @@ class Consumed:
         self.kinds[kind] += 1
         self.kind_units[kind] += int(call.write_units)
 
+    def by_partition(self) -> dict[str, float]:
+        """The write units by what they are written to; the head is within a KB, which in a transaction is 2."""
+        units = {"head": 0.0, "pages and sums": 0.0, "archive": 0.0}
+        for kind, written in self.kind_units.items():
+            if "ARCHIVE" in kind:
+                units["archive"] += written
+            elif kind.startswith("TransactWriteItems"):
+                units["head"] += 2 * self.kinds[kind]
+                units["pages and sums"] += written - 2 * self.kinds[kind]
+            else:
+                units["head"] += written
+        return units
+
 
 def _kind(call: Call) -> str:
     request = call.request

@@ -8,6 +8,7 @@ import pytest
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
@@ -75,6 +76,10 @@ def make_app(*, validate: bool = True) -> App:
     @app.endpoint("GET", "/v1/busy", scope="things:read", summary="An error with a header")
     def busy() -> Response[str]:
         raise Unavailable("Too much at once.", retry_after=7)
+
+    @app.endpoint("GET", "/v1/database/<code>", scope="things:read", summary="An error of the database")
+    def database(code: str) -> Response[str]:
+        raise ClientError({"Error": {"Code": code, "Message": "hunter2"}}, "Query")
 
     if validate:
         add_typed_routes(app)
@@ -316,6 +321,20 @@ def test_an_error_of_ours_says_nothing_of_itself(app: App, caplog: pytest.LogCap
         assert secret not in answer.text + str(answer.headers)
     assert "unhandled error" in caplog.text
     assert logger.get_correlation_id() == REQUEST_ID
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("ThrottlingException", 503), ("InternalServerError", 503), ("AccessDeniedException", 500)],
+)
+def test_a_database_that_is_busy_or_broken_is_asked_again_and_one_that_refuses_is_our_error(
+    code: str, status: int
+) -> None:
+    """503 says that the same request may succeed."""
+    answer = ask("GET", f"/v1/database/{code}")
+    problem_of(answer, status)
+    assert ("Retry-After" in answer.headers) == (status == 503)
+    assert "hunter2" not in answer.text
 
 
 def test_an_error_keeps_its_status_and_headers() -> None:

@@ -21,6 +21,7 @@ from tollgate.kernel.errors import (
     NotFound,
     PayloadTooLarge,
     TollgateError,
+    Unavailable,
     UnsupportedMediaType,
 )
 from tollgate.kernel.json import read_json
@@ -106,8 +107,21 @@ class App(APIGatewayHttpResolver):
         return self._tell(invalid_fields(list(error.errors()), body))
 
     def _tell_internal(self, error: Exception) -> Response[str]:
+        if _passes(error):
+            return self._tell(Unavailable("The database cannot be reached now; send the request again."))
         logger.error("unhandled error", exc_info=error)
         return internal_error(self._request_id())
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error is one of the database's that the same request may not meet again."""
+    # Late, for a function that touches no data does not need it.
+    from tollgate.kernel.dynamodb import Failure, failure_of
+
+    try:
+        return failure_of(error) is not Failure.FINAL
+    except Exception:  # noqa: BLE001  whatever is none of the database's is raised again
+        return False
 
 
 def _authorize(app: App, next_middleware: _NEXT) -> Response[Any]:
