@@ -22,6 +22,7 @@ from tollgate.metering.series import (
     Head,
     Known,
     Missing,
+    essence,
     learn,
     refreshed,
 )
@@ -34,7 +35,10 @@ _PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _ROUNDS: Final = 6
 """Reads that the rule may ask for, one after the other, before what is known is taken for outdated."""
-_WARM_SERIES: Final = 1_000
+_WARM_IDS: Final = 200_000
+"""Ids that a warm function remembers, of all series together: some 40 MB."""
+_HEAD_WEIGHT: Final = 100
+"""What a series weighs with no ids in pages, in ids."""
 _APPLY_TRIES: Final = 30
 
 logger = Logger(child=True)
@@ -54,7 +58,8 @@ class SeriesCounters(ABC):
     def __init__(self, archive: Archive | None = None, *, pause: Callable[[float], None] = time.sleep) -> None:
         self._archive = archive
         self._pause = pause
-        self._warm: OrderedDict[Series, Known] = OrderedDict()
+        self._warm: OrderedDict[Series, tuple[Known, int]] = OrderedDict()
+        self._weight = 0
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -87,8 +92,7 @@ class SeriesCounters(ABC):
 
     def _recall(self, wanted: Sequence[Series]) -> dict[Series, Known]:
         """What is known of several series; the heads of those that are not are read together."""
-        with self._lock:
-            known = {series: self._warm.pop(series) for series in wanted if series in self._warm}
+        known = {series: found for series in wanted if (found := self._take(series))}
         cold = [series for series in wanted if series not in known]
         if len(cold) > 1:
             try:
@@ -100,13 +104,21 @@ class SeriesCounters(ABC):
             known |= {series: Known(heads.get(series)) for series in cold}
         return known
 
-    def _remember(self, series: Series, known: Known) -> None:
-        known.floors.clear()
-        known.markers.clear()
+    def _take(self, series: Series) -> Known | None:
+        """What is remembered of a series, which nobody else then has."""
         with self._lock:
-            self._warm[series] = known
-            while len(self._warm) > _WARM_SERIES:
-                self._warm.popitem(last=False)
+            known, weight = self._warm.pop(series, (None, 0))
+            self._weight -= weight
+        return known
+
+    def _remember(self, series: Series, known: Known) -> None:
+        known = essence(known)
+        weight = _HEAD_WEIGHT + sum(len(page.ids) for page in known.pages.values())
+        with self._lock:
+            self._weight += weight - self._warm.pop(series, (None, 0))[1]
+            self._warm[series] = (known, weight)
+            while self._weight > _WARM_IDS:
+                self._weight -= self._warm.popitem(last=False)[1][1]
 
     def _count(self, batch: Batch, known: Known | None, now: datetime, time_left: Callable[[], float]) -> list[Outcome]:
         outcomes: list[Outcome] = []

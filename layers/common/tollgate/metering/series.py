@@ -33,6 +33,7 @@ __all__ = [
     "NewPage",
     "Page",
     "PastCounter",
+    "essence",
     "floor_of",
     "is_fresh",
     "is_known",
@@ -329,6 +330,16 @@ def learn(known: Known, change: Change, head: Head) -> None:
                 grown.tail = (structure, new.ids, new.digests)
         elif new.key == time_key(head.start) and len(new.ids) == head.spilled:
             known.pages[new.key] = Page(head.structure, set(new.ids), set(new.digests))
+
+
+def essence(known: Known) -> Known:
+    """What of it is worth remembering: the head, and the pages that the next events' ids are looked for in."""
+    head = known.head
+    if head is None:
+        return Known(None)
+    days = tuple(f"L#{day:06d}#" for day in (head.day - 1, head.day)) if head.day is not None else ()
+    pages = {key: page for key, page in known.pages.items() if key == time_key(head.start) or key.startswith(days)}
+    return Known(head, pages)
 
 
 def refreshed(known: Known | None, head: Head | None) -> Known | None:
