@@ -105,16 +105,13 @@ def post_events() -> Response[str]:
 def get_usage(customer: str) -> Response[str]:
     """The current period, or the whole periods, days or hours that touch [from, to)."""
     query = app.current_event.query_string_parameters
-    if not is_id(query.get("feature")):
-        raise InvalidInput([FieldError("/feature", "name the feature: ?feature=")])
-    if not is_id(customer):
-        raise NotFound("There is no such customer.")
+    feature = feature_of(customer, query)
     granularity = query.get("granularity", "period")
     if granularity not in set(Granularity):
         raise InvalidInput([FieldError("/granularity", "must be period, day or hour")])
     usage = read_usage(
         customer,
-        query["feature"],
+        feature,
         directory=catalog,
         counters=counters,
         now=system_clock(),
@@ -168,17 +165,14 @@ def get_event() -> Response[str]:
 def get_events(customer: str) -> Response[str]:
     """The events of a feature that were counted in [from, to), out of the archive."""
     query = app.current_event.query_string_parameters
-    if not is_id(query.get("feature")):
-        raise InvalidInput([FieldError("/feature", "name the feature: ?feature=")])
-    if not is_id(customer):
-        raise NotFound("There is no such customer.")
+    feature = feature_of(customer, query)
     limit = query.get("limit", "100")
     if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_EVENTS:
         raise InvalidInput([FieldError("/limit", f"must be from 1 to {MAX_EVENTS}")])
-    listing = "#".join(["events", customer, query["feature"], query.get("from", ""), query.get("to", "")])
+    listing = "#".join(["events", customer, feature, query.get("from", ""), query.get("to", "")])
     items, last = list_events(
         customer,
-        query["feature"],
+        feature,
         directory=catalog,
         counters=counters,
         archive=archive,
@@ -198,6 +192,15 @@ def enqueue(message: str) -> None:
     except (BotoCoreError, ClientError):
         logger.exception("a message could not be queued")
         raise Unavailable("The events could not be queued; send the request again.") from None
+
+
+def feature_of(customer: str, query: dict[str, str]) -> str:
+    """The feature that a question about a customer names."""
+    if not is_id(query.get("feature")):
+        raise InvalidInput([FieldError("/feature", "name the feature: ?feature=")])
+    if not is_id(customer):
+        raise NotFound("There is no such customer.")
+    return query["feature"]
 
 
 def instant(query: dict[str, str], name: str) -> datetime | None:

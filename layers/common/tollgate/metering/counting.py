@@ -43,6 +43,7 @@ from tollgate.metering.series import (
     is_receipt,
     lane_key,
     lane_keys,
+    look_for,
     page_keys,
     room_of,
     time_key,
@@ -90,8 +91,8 @@ def count_events(
     else:
         taken = _affordable(counts, known, head)
         frame = frame if taken is counts else _frame(series, head, taken)
-        missing = Missing()
-        looked = [_look(count, known, head, missing) for count in taken]
+        missing = Missing(periods={c.counter for c in taken if c.counter != head.counter} - known.periods.keys())
+        looked = [look_for(count, known, missing) for count in taken]
     if missing:
         return missing
     outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now)
@@ -118,7 +119,7 @@ def _look_once(counts: Sequence[Count], known: Known, head: Head) -> tuple[Missi
     if not head.spilled:
         return Missing(), [[]] * len(counts)
     key = time_key(head.start)
-    if not is_fresh(key, known, head):
+    if not is_fresh(key, known):
         return Missing(pages={key}), []
     return Missing(), [[known.pages[key]]] * len(counts)
 
@@ -141,22 +142,6 @@ def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[C
         if place and len(touched) + spare > MAX_ITEMS:
             return counts[:place]
     return counts
-
-
-def _look(count: Count, known: Known, head: Head, missing: Missing) -> list[Page]:
-    """The pages that an event's id may be in; what is not known goes to `missing`."""
-    if count.counter != head.counter and count.counter not in known.periods:
-        missing.periods.add(count.counter)
-    if count.scope is Scope.ID:
-        if count.hash not in known.markers:
-            missing.markers.add(count.hash)
-        return []
-    keys = page_keys(count, known)
-    if keys is None:
-        missing.floors.add(count.second)
-        return []
-    missing.pages.update(key for key in keys if not is_fresh(key, known, head))
-    return [known.pages[key] for key in keys if key in known.pages]
 
 
 @dataclass(frozen=True, slots=True)

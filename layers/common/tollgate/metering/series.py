@@ -42,6 +42,7 @@ __all__ = [
     "lane_key",
     "lane_keys",
     "learn",
+    "look_for",
     "missing_for",
     "page_keys",
     "refreshed",
@@ -226,10 +227,10 @@ def lane_keys(count: Count, head: Head) -> list[str]:
     """The buckets that the id of an event with no time may be in."""
     # The day after as well: clocks may differ about midnight.
     day = count.second // DAY_SECONDS
-    return [lane_key(each, lanes, count.hash) for each in (day - 1, day, day + 1) for lanes in lanes_of(head, each)]
+    return [lane_key(each, lanes, count.hash) for each in (day - 1, day, day + 1) for lanes in _lanes_of(head, each)]
 
 
-def lanes_of(head: Head, day: int) -> tuple[int, ...]:
+def _lanes_of(head: Head, day: int) -> tuple[int, ...]:
     if head.day is None or day > head.day:
         return ()
     if day < head.day - 1:
@@ -256,10 +257,10 @@ def _early_key(at: int) -> str:
     return f"E#{at - at % HOUR_SECONDS:010d}"
 
 
-def is_fresh(key: str, known: Known, head: Head) -> bool:
-    """Whether all ids in the pages of a bucket are known, as of this head."""
-    page = known.pages.get(key)
-    if page is None:
+def is_fresh(key: str, known: Known) -> bool:
+    """Whether all ids in the pages of a bucket are known, as of the head that is known."""
+    head, page = known.head, known.pages.get(key)
+    if page is None or head is None:
         return False
     if key == time_key(head.start) and head.origin is not None:
         return len(page.ids) >= head.spilled
@@ -276,12 +277,13 @@ def is_known(count: Count, known: Known, *, exactly: bool = False) -> bool | Non
     keys = page_keys(count, known)
     if keys is None or any(key not in known.pages for key in keys):
         return None
-    places = [(page.ids, page.digests) for page in (known.pages[key] for key in keys)]
+    places: list[Page | Head] = [known.pages[key] for key in keys]
     if known.head is not None and is_of_head(count, known.head):
-        places.append((set(known.head.ids), set(known.head.digests)))
+        places.append(known.head)
     tag = receipt_tag(count.hash, count.at) if count.scope is Scope.RECEIPT else count.digest
     return any(
-        count.hash in ids and (not exactly or (count.digest in digests and tag in digests)) for ids, digests in places
+        count.hash in place.ids and (not exactly or (count.digest in place.digests and tag in place.digests))
+        for place in places
     )
 
 
@@ -296,15 +298,22 @@ def missing_for(counts: Iterable[Count], known: Known) -> Missing:
     """What must be read before `is_known` can tell of each event, in what was just read."""
     missing = Missing()
     for count in counts:
-        keys = page_keys(count, known)
-        if count.scope is Scope.ID:
-            if count.hash not in known.markers:
-                missing.markers.add(count.hash)
-        elif keys is None:
-            missing.floors.add(count.second)
-        else:
-            missing.pages.update(key for key in keys if key not in known.pages)
+        look_for(count, known, missing)
     return missing
+
+
+def look_for(count: Count, known: Known, missing: Missing) -> list[Page]:
+    """The pages that an event's id may be in; what of its pages, or its marker, is not known goes to `missing`."""
+    if count.scope is Scope.ID:
+        if count.hash not in known.markers:
+            missing.markers.add(count.hash)
+        return []
+    keys = page_keys(count, known)
+    if keys is None:
+        missing.floors.add(count.second)
+        return []
+    missing.pages.update(key for key in keys if not is_fresh(key, known))
+    return [known.pages[key] for key in keys if key in known.pages]
 
 
 # What a writer learns

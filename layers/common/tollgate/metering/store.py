@@ -43,6 +43,7 @@ from tollgate.metering.series import (
     Missing,
     Page,
     PastCounter,
+    floor_of,
     is_known,
     missing_for,
     time_bucket,
@@ -118,7 +119,7 @@ class DynamoCounters(SeriesCounters):
     def _load(self, series: Series, known: Known, missing: Missing) -> None:
         structure = known.head.structure if known.head else 0
         for at in sorted(missing.floors, reverse=True):
-            if not any(start <= at <= latest for start, latest in known.floors.items()):
+            if floor_of(at, known) is None:
                 _load_floor(series, at, known, structure)
         for key in missing.pages:
             _load_pages(series, key, known, structure)
@@ -126,7 +127,7 @@ class DynamoCounters(SeriesCounters):
         keys: dict[tuple[str, str], Any] = {
             **{(pk, _period_sk(counter)): counter for counter in missing.periods},
             **{(pk, _day_sk(day)): day for day in missing.days},
-            **{(f"EVENT#{event.hex()}", "MARKER"): event for event in missing.markers},
+            **{_key_of(_marker_key(event)): event for event in missing.markers},
         }
         found = _batch_get([{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys])
         known.periods |= dict.fromkeys(missing.periods)
@@ -221,7 +222,7 @@ class DynamoCounters(SeriesCounters):
         head = self._read_heads([series]).get(series)
         if head is None:
             return None
-        for raw in _batch_get([{"pk": {"S": f"EVENT#{event.hex()}"}, "sk": {"S": "MARKER"}} for event in wanted]):
+        for raw in _batch_get([_marker_key(event) for event in wanted]):
             times = [parse_time(text) for text in MarkerItem.from_raw_data(raw).at]
             inside = [at for at in times if start <= at <= end]
             if inside:
@@ -232,16 +233,15 @@ class DynamoCounters(SeriesCounters):
     def adjustments(self, subscription: str) -> list[Adjustment]:
         """The closed counters of a subscription that have had events since they were billed."""
         connect(UsageTable)
-        pointers = AdjustmentItem.query(f"ADJUST#{subscription}", consistent_read=True)
-        found = []
-        for pointer in pointers:
+        closed: dict[tuple[str, str], tuple[Series, CounterId]] = {}
+        for pointer in AdjustmentItem.query(f"ADJUST#{subscription}", consistent_read=True):
             customer, feature, shard, start = pointer.sk.split("#")
             counter = CounterId(customer, feature, subscription, parse_time(start))
             series = Series(customer, feature, int(shard))
-            for raw in _batch_get([_period_key(series, counter)]):
-                past = _past(PeriodItem.from_raw_data(raw))
-                found.append(Adjustment(series, counter, past.closed or Tally(), past.tally))
-        return found
+            closed[_key_of(_period_key(series, counter))] = (series, counter)
+        found = {_key_of(raw): raw for raw in _batch_get([_period_key(*one) for one in closed.values()])}
+        pasts = {key: _past(PeriodItem.from_raw_data(found[key])) for key in closed if key in found}
+        return [Adjustment(*closed[key], past.closed or Tally(), past.tally) for key, past in pasts.items()]
 
 
 # Writes
@@ -330,7 +330,7 @@ def _other_writes(series: Series, change: Change, known: Known) -> Iterator[dict
         body = {_quarter(hour): _tally_json(tally) for hour, tally in hours.items()}
         yield _put(DayItem(pk, _day_sk(day), hours=body, ttl=ttl))
     for event, marker in change.markers.items():
-        seen = MarkerItem(f"EVENT#{event.hex()}", "MARKER", digest=marker.digest, until=marker.until)
+        seen = MarkerItem(*_key_of(_marker_key(event)), digest=marker.digest, until=marker.until)
         seen.at, seen.ttl = [format_time(at) for at in marker.at], _ttl(max(marker.until, now))
         before = known.markers.get(event)
         yield _put(seen, MarkerItem.until == before.until if before else MarkerItem.pk.does_not_exist())
@@ -583,6 +583,10 @@ def _head_key(series: Series) -> dict[str, Any]:
 
 def _period_key(series: Series, counter: CounterId) -> dict[str, Any]:
     return {"pk": {"S": _pk(series)}, "sk": {"S": _period_sk(counter)}}
+
+
+def _marker_key(event: bytes) -> dict[str, Any]:
+    return {"pk": {"S": f"EVENT#{event.hex()}"}, "sk": {"S": "MARKER"}}
 
 
 def _key_of(key: Mapping[str, Any]) -> tuple[str, str]:
