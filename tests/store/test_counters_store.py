@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import boto3
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from tests.unit.fakes_metering import FakeCounters, make_count
 from tollgate.catalog.model import Aggregation, Rate
+from tollgate.kernel.dynamodb import UsageTable
 from tollgate.metering.model import Batch, Count, CounterId, Outcome, Scope, Series, Tally
 from tollgate.metering.rates import RateState, record
 from tollgate.metering.service import Counters
@@ -219,6 +221,22 @@ def test_a_period_that_saw_no_event_is_closed_at_nothing(counters: Counters) -> 
     assert send(counters, count(1, "5")) == [ACCEPTED]
     (adjustment,) = counters.adjustments("sub")
     assert [adjustment.closed, adjustment.now] == [Tally(), Tally(Decimal(5), 1)]
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_series_that_was_idle_for_so_long_that_its_pages_are_gone_counts_on() -> None:
+    """100 events within a minute, more than the head holds; their pages have expired when the next ones come."""
+    send(DynamoCounters(), *(count(n) for n in range(60)))
+    send(DynamoCounters(), *(count(n, minutes=1) for n in range(60, 100)))
+    client = boto3.client("dynamodb")
+    table = str(UsageTable.Meta.table_name)
+    for item in client.scan(TableName=table)["Items"]:
+        if "ttl" in item:
+            client.delete_item(TableName=table, Key={name: item[name] for name in ("pk", "sk")})
+    later = [count(n, minutes=401 * 24 * 60 + n / 60) for n in range(100, 104)]
+    outcomes = [send(DynamoCounters(pause=lambda _: None), one) for one in (*later, *later)]
+    assert outcomes == [[ACCEPTED]] * 4 + [[DUPLICATE]] * 4
+    assert DynamoCounters().tallies([counter()])[counter()].events == 104
 
 
 @pytest.mark.usefixtures("tables")

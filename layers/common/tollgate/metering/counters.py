@@ -205,5 +205,5 @@ class SeriesCounters(ABC):
 
     def _wait(self, attempt: int, at_most: float) -> None:
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        longest = min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS, max(at_most, 0))
+        longest = min(_PAUSE_SECONDS * 2 ** min(attempt, 10), _LONGEST_PAUSE_SECONDS, max(at_most, 0))
         self._pause(random.uniform(0, longest))  # noqa: S311  spreads writers, guards nothing

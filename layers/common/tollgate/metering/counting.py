@@ -163,7 +163,7 @@ def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
     if head.origin is None:
         return _Frame(min(times), min(times), end)
     held = head.spilled + sum(not is_receipt(each) for each in head.ids)
-    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and head.end - head.start >= SPAN):
+    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and max(times) - head.start >= SPAN):
         return _Frame(head.origin, head.end, end, closes=True)
     return _Frame(head.origin, head.start, end)
 
