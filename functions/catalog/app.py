@@ -18,6 +18,7 @@ from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.schema import Code
 from tollgate.kernel.time import system_clock
+from tollgate.metering.store import DynamoCounters
 
 ALLOW_PRIVATE_WEBHOOKS = os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true"
 OPENAPI = File(__file__).with_name("openapi.json")
@@ -29,6 +30,7 @@ IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_lengt
 
 app = App(validate=True)
 catalog = DynamoCatalog()
+gates = DynamoCounters()
 
 
 def page(listing: str, items: list[dict[str, Any]], last: str | None) -> Response[str]:
@@ -167,6 +169,7 @@ def create_subscription(body: schema.SubscriptionBody, idempotency_key: Idempote
         catalog,
         customer=body.customer,
         plan=body.plan,
+        gates=gates,
         clock=system_clock,
         subscription_id=body.id,
         idempotency_key=idempotency_key,
@@ -213,7 +216,7 @@ def get_subscription(subscription: Name) -> Response[str]:
 )
 def put_counter(customer: Name, feature: Name, body: schema.CounterBody) -> Response[str]:
     """From a quarter of an hour ahead on; for usage features with `"dedupe": "time"`."""
-    schedule = snapshots.set_shards(catalog, customer, feature, body.shards, clock=system_clock)
+    schedule = snapshots.set_shards(catalog, customer, feature, body.shards, gates=gates, clock=system_clock)
     return json_response(schema.counter_view(customer, feature, schedule))
 
 
@@ -239,7 +242,7 @@ def get_counter(customer: Name, feature: Name) -> Response[str]:
 def put_alerts(customer: Name, feature: Name, body: schema.AlertsBody) -> Response[str]:
     """In place of those before; each is told once per period, on the event bus and to the webhooks."""
     thresholds = [threshold.to_threshold() for threshold in body.thresholds]
-    made = snapshots.set_alerts(catalog, customer, feature, thresholds)
+    made = snapshots.set_alerts(catalog, customer, feature, thresholds, gates=gates, clock=system_clock)
     return json_response(schema.alerts_view(customer, feature, made))
 
 
@@ -265,7 +268,45 @@ def get_alerts(customer: Name, feature: Name) -> Response[str]:
 )
 def delete_alerts(customer: Name, feature: Name) -> Response[str]:
     """An alert that is on its way is delivered all the same."""
-    snapshots.remove_alerts(catalog, customer, feature)
+    snapshots.remove_alerts(catalog, customer, feature, gates=gates, clock=system_clock)
+    return Response(204, body="")
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/customers/<customer>/overrides/<feature>",
+    scope="catalog:write",
+    summary="Give a customer other terms for a feature than its plan's",
+    responses=answers(schema.OverrideView, "The override as it is now"),
+)
+def put_override(customer: Name, feature: Name, body: schema.OverrideBody) -> Response[str]:
+    """In place of the one before; what it does not name stays as the plan has it."""
+    made = snapshots.set_override(catalog, customer, feature, body.to_override(), gates=gates, clock=system_clock)
+    return json_response(schema.override_view(customer, feature, made))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/overrides/<feature>",
+    scope="catalog:read",
+    summary="Read the override of a customer and feature",
+    responses=answers(schema.OverrideView, "The override"),
+)
+def get_override(customer: Name, feature: Name) -> Response[str]:
+    """The override, expired or not."""
+    return json_response(schema.override_view(customer, feature, snapshots.override(catalog, customer, feature)))
+
+
+@app.endpoint(
+    "DELETE",
+    "/v1/customers/<customer>/overrides/<feature>",
+    scope="catalog:write",
+    summary="Have the plan's terms hold again",
+    responses={204: {"description": "Removed", "content": {}}},
+)
+def delete_override(customer: Name, feature: Name) -> Response[str]:
+    """At once, for all that asks from now on."""
+    snapshots.remove_override(catalog, customer, feature, gates=gates, clock=system_clock)
     return Response(204, body="")
 
 

@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tollgate.api.app import App, json_response
+from tollgate.api.app import App, json_response, time_left
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
@@ -41,7 +41,7 @@ from tollgate.metering.schema import (
     USAGE_SCHEMA,
     read_events,
 )
-from tollgate.metering.service import ingest, results_to_dict
+from tollgate.metering.service import Memory, ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
 from tollgate.recovery.model import POLICIES, ErrorType
@@ -54,6 +54,7 @@ batches = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 catalog = DynamoCatalog()
 archive = DynamoArchive()
 counters = DynamoCounters(archive)
+memory = Memory()
 errors = DynamoRecovery()
 sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
 announcer = QueueAnnouncer(sqs, required("ALERTS_QUEUE_URL"))
@@ -90,6 +91,7 @@ def post_events() -> Response[str]:
         now=system_clock(),
         time_left=time_left(app.lambda_context),
         announcer=announcer,
+        memory=memory,
     )
     return json_response(results_to_dict(results))
 
@@ -211,11 +213,6 @@ def instant(query: dict[str, str], name: str) -> datetime | None:
         raise InvalidInput([FieldError(f"/{name}", str(error))]) from None
 
 
-def time_left(context: LambdaContext) -> Any:
-    """The seconds until Lambda ends the function."""
-    return lambda: context.get_remaining_time_in_millis() / 1000
-
-
 def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
     """Count the events of a queue message; when this raises, the message comes again."""
     left = time_left(lambda_context)
@@ -223,7 +220,13 @@ def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
         consume(
             delivery_of(record),
             count=lambda events, now: ingest(
-                events, directory=catalog, counters=counters, now=now, time_left=left, announcer=announcer
+                events,
+                directory=catalog,
+                counters=counters,
+                now=now,
+                time_left=left,
+                announcer=announcer,
+                memory=memory,
             ),
             write_down=partial(write_down, record.event_source_arn),
             resolve=resolve_error,

@@ -226,7 +226,9 @@ class Ledger:
                 used = {counter: tally for counter, tally in by_counter.items() if counter.customer == customer}
                 assert held == used, "the hours do not add up to the periods"
                 if self.rate:
-                    assert counters.rate(customer, FEATURE).count == sum(tally.quantity for tally in used.values())
+                    assert counters.heads([Series(customer, FEATURE)])[Series(customer, FEATURE)].rate.count == sum(
+                        tally.quantity for tally in used.values()
+                    )
 
     def _check_counted(self, counted: set[Form]) -> None:
         """Of all the ways in which an event was sent, exactly the one that counted is among those counted."""

@@ -55,7 +55,12 @@ def usage(tables: None) -> ModuleType:  # noqa: ARG001 - the tables are there
     service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, (PlanFeature(calls),)))
     service.put_customer(catalog, Customer("ada"))
     service.subscribe(
-        catalog, customer="ada", plan="web", clock=system_clock, starts_at=datetime(2026, 1, 1, tzinfo=UTC)
+        catalog,
+        customer="ada",
+        plan="web",
+        gates=DynamoCounters(),
+        clock=system_clock,
+        starts_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     return load("usage")
 

@@ -50,7 +50,7 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
     month = BillingPeriod(Interval.MONTH, 1)
     service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, (terms,)))
     service.put_customer(catalog, Customer("acme"))
-    service.subscribe(catalog, customer="acme", plan="web", clock=system_clock, starts_at=SINCE)
+    service.subscribe(catalog, customer="acme", plan="web", gates=DynamoCounters(), clock=system_clock, starts_at=SINCE)
     secret = sample("authorizer-api")["headers"]["authorization"].rpartition("_")[2]
     hashed = hashlib.sha256(secret.encode()).hexdigest()
     catalog.add_key(ApiKey("0123456789abcdef", "sample", ("usage:read", "entitlements:read"), hashed, SINCE))

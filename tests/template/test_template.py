@@ -34,7 +34,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
             "dynamodb:PutItem",
             "dynamodb:DeleteItem",
         },
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"},
     },
     "Usage": {
         "UsageLogs": LOGS,
@@ -64,7 +64,14 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
     },
     "Entitlements": {
         "EntitlementsLogs": LOGS,
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
+        "UsageTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:ConditionCheckItem",
+        },
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
     },
     "RetryProcessor": {
@@ -93,7 +100,8 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
 
 PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Authorizer", "CatalogTable"): ["KEY"],
-    ("Catalog", "UsageTable"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
+    ("Catalog", "UsageTable", "dynamodb:GetItem", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
+    ("Catalog", "UsageTable", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"): ["HEAD#*"],
     ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
     ("Usage", "UsageTable", "dynamodb:PutItem"): ["HEAD#*", "COUNTER#*", "EVENT#*", "ADJUST#*", "ARCHIVE#*"],
     ("Usage", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
@@ -101,6 +109,15 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Usage", "CatalogTable", "dynamodb:GetItem", "dynamodb:BatchGetItem"): ["FEATURE", "PLAN#*", "CUSTOMER", "SECRET"],
     ("Usage", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
     ("Entitlements", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
+    ("Entitlements", "UsageTable", "dynamodb:PutItem"): [
+        "HEAD#*",
+        "COUNTER#*",
+        "EVENT#*",
+        "ADJUST#*",
+        "ARCHIVE#*",
+        "RESERVATION#*",
+    ],
+    ("Entitlements", "UsageTable", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"): ["HEAD#*"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
     ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],

@@ -88,7 +88,8 @@ class MemoryCatalog:
 
     def update_snapshot(self, customer_id: str, change: Callable[[Snapshot], Snapshot]) -> bool:
         """Write a snapshot as `change` makes it of the one there is; whatever it raises."""
-        self._snapshots[customer_id] = change(self.snapshot(customer_id))
+        before = self.snapshot(customer_id)
+        self._snapshots[customer_id] = replace(change(before), revision=before.revision + 1)
         return True
 
     def snapshots_of(self, customer_ids: Iterable[str]) -> dict[str, Snapshot]:
@@ -105,7 +106,9 @@ class MemoryCatalog:
         if self.subscription(subscription.id):
             return False
         before = self.snapshot(subscription.customer)
-        self._snapshots[subscription.customer] = replace(before, subscriptions=(*before.subscriptions, subscription))
+        self._snapshots[subscription.customer] = replace(
+            before, subscriptions=(*before.subscriptions, subscription), revision=before.revision + 1
+        )
         return True
 
     def add_customers(self, newcomers: Sequence[tuple[Customer, Subscription]]) -> int:
@@ -113,7 +116,7 @@ class MemoryCatalog:
         new = [(customer, first) for customer, first in newcomers if not self.subscriptions(customer.id)]
         for customer, first in new:
             self._customers[customer.id] = customer
-            self._snapshots[customer.id] = replace(self.snapshot(customer.id), subscriptions=(first,))
+            self._snapshots[customer.id] = replace(self.snapshot(customer.id), subscriptions=(first,), revision=1)
         return len(new)
 
     def key(self, key_id: str) -> ApiKey | None:

@@ -8,19 +8,20 @@ from decimal import Decimal
 
 from tollgate.catalog.model import Aggregation, Customer, Feature, Plan, Rate, Sharding, Snapshot, Subscription
 from tollgate.catalog.periods import Period
-from tollgate.metering.counters import LostRace, SeriesCounters
+from tollgate.catalog.snapshots import Published
+from tollgate.metering.counters import LostRace, ReservationChanged, SeriesCounters
 from tollgate.metering.model import (
     EPOCH,
     Adjustment,
     Count,
     CounterId,
     Event,
+    Reservation,
     Scope,
     Series,
     Tally,
     identify,
 )
-from tollgate.metering.rates import RateState
 from tollgate.metering.series import (
     Change,
     DayId,
@@ -54,6 +55,8 @@ class FakeCounters(SeriesCounters):
         self._stored: dict[Series, Stored] = {}
         self._markers: dict[bytes, Marker] = {}
         self._adjusted: set[tuple[Series, CounterId]] = set()
+        self._reservations: dict[str, Reservation] = {}
+        self._features: dict[str, frozenset[str]] = {}
 
     def _of(self, series: Series) -> Stored:
         return self._stored.setdefault(series, Stored())
@@ -78,16 +81,42 @@ class FakeCounters(SeriesCounters):
         known.markers |= {event: self._markers.get(event) for event in missing.markers}
 
     def _write(self, series: Series, change: Change, known: Known) -> Head:
-        stored, old = self._of(series), known.head
+        return self._write_together({series: change}, {}, {series: known})[series]
+
+    def _write_together(
+        self, changes: Mapping[Series, Change], guards: Mapping[Series, int], known: Mapping[Series, Known]
+    ) -> dict[Series, Head]:
+        lost = {series: head for series, change in changes.items() if (head := self._lost(series, change, known))}
+        lost |= {one: head for one, rev in guards.items() if (head := self._of(one).head) and head.revision != rev}
+        if lost:
+            raise LostRace(deepcopy(lost))
+        for change in changes.values():
+            if (new := change.reservation) and self._reservations.get(new.id) != change.reserved:
+                raise ReservationChanged
+        return {series: self._put(series, change) for series, change in changes.items()}
+
+    def _lost(self, series: Series, change: Change, known: Mapping[Series, Known]) -> Head | None:
+        """The head, where it is not what a change was made for."""
+        head, old = self._of(series).head, known[series].head
+        if head is None or old is None:
+            return head
+        if head.structure != old.structure or head.revision > old.revision:
+            return head
+        if not change.adds:
+            return head if (head.tally.events, head.holds) != (old.tally.events, old.holds) else None
+        taken = sum(head.holds.values(), head.tally.quantity)
+        if change.most is not None and taken > change.most:
+            return head
+        if change.ids and (head.ids & change.ids or len(head.ids) + len(change.ids) > change.room):
+            return head
+        return head if change.rate and head.rate != change.rate.old else None
+
+    def _put(self, series: Series, change: Change) -> Head:
+        stored = self._of(series)
         head = stored.head
-        if (head is None) != (old is None) or (head and old and head.structure != old.structure):
-            raise LostRace(deepcopy(head))
         if head is None or not change.adds:
-            assert head is None or old is None or head.tally.events == old.tally.events
             head = deepcopy(change.head)
         else:
-            assert not head.ids & change.ids
-            assert not change.ids or len(head.ids) + len(change.ids) <= change.room
             head = replace(
                 head,
                 structure=change.head.structure,
@@ -96,9 +125,13 @@ class FakeCounters(SeriesCounters):
                 ids=head.ids | change.ids,
                 digests=head.digests | change.digests,
                 hours=dict(head.hours),
+                rate=change.rate.new if change.rate else head.rate,
+                holds={each: held for each, held in head.holds.items() if each not in change.freed},
             )
             for hour, tally in change.hours.items():
                 head.hours[hour] = head.hours.get(hour, Tally()).merge(tally, Aggregation.SUM)
+            for expires, quantity in change.held.items():
+                head.holds[expires] = head.holds.get(expires, Decimal(0)) + quantity
         stored.head = head
         for page in change.pages:
             structure = head.structure if page.replaces is None else page.replaces
@@ -108,7 +141,41 @@ class FakeCounters(SeriesCounters):
         self._markers |= change.markers
         self._adjusted |= {(series, counter) for counter in change.adjusted}
         self._adjusted -= {(series, counter) for counter in change.settled}
+        if change.reservation is not None:
+            self._reservations[change.reservation.id] = change.reservation
         return deepcopy(head)
+
+    def _publish(self, series: Series, gate: str, revision: int) -> Head:
+        stored = self._of(series)
+        if stored.head is not None and stored.head.revision >= revision:
+            raise LostRace({series: deepcopy(stored.head)})
+        stored.head = replace(stored.head or Head(), gate=gate, revision=revision)
+        return deepcopy(stored.head)
+
+    def published(self, customer: str) -> Published:
+        """All gates of a customer."""
+        heads = self.heads_of(customer)[1]
+        gates = {(one.feature, one.shard): (head.revision, head.gate) for one, head in heads.items() if head.gate}
+        return Published(gates, self._features.get(customer, frozenset()))
+
+    def publish_gate(self, customer: str, feature: str, shard: int, text: str, revision: int) -> None:
+        """Set a gate."""
+        self.publish(Series(customer, feature, shard), text, revision)
+
+    def publish_features(self, customer: str, features: frozenset[str], revision: int) -> None:
+        """Say which features have gates."""
+        assert revision
+        self._features[customer] = features
+
+    def heads_of(self, customer: str) -> tuple[frozenset[str], dict[Series, Head]]:
+        """All heads of a customer, and which features have gates."""
+        mine = {series: stored.head for series, stored in self._stored.items() if series.customer == customer}
+        heads = {series: deepcopy(head) for series, head in mine.items() if head is not None}
+        return self._features.get(customer, frozenset()), heads
+
+    def reservation(self, reservation_id: str) -> Reservation | None:
+        """The reservation, if there is one."""
+        return self._reservations.get(reservation_id)
 
     def tallies(self, counters: Iterable[CounterId], shards: Mapping[str, int] | None = None) -> dict[CounterId, Tally]:
         """What counters hold."""
@@ -141,11 +208,6 @@ class FakeCounters(SeriesCounters):
                 counter = stored.head.counter
                 rows += [(hour, counter, tally) for hour, tally in stored.head.hours.items()]
         return sorted((row for row in rows if start <= row[0] < end), key=lambda row: row[0])
-
-    def rate(self, customer: str, feature: str) -> RateState:
-        """Where a customer stands in a rate limit."""
-        head = self._of(Series(customer, feature)).head
-        return head.rate if head else RateState()
 
     def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
         """Whether each event is among those that were counted."""

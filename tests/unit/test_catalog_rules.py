@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.unit.fakes_catalog import MemoryCatalog
+from tests.unit.fakes_metering import FakeCounters
 from tests.unit.fakes_recovery import NOW, Clock
 from tollgate.api.problems import invalid_fields
 from tollgate.catalog import service
@@ -401,7 +402,7 @@ def test_a_customer_lives_in_a_time_zone_of_the_iana_database(catalog: MemoryCat
 def subscribe(catalog: MemoryCatalog, **request: Any) -> Subscription:
     """What POST /v1/subscriptions does."""
     asked: dict[str, Any] = {"customer": "acme", "plan": "pro", "clock": Clock()} | request
-    return service.subscribe(catalog, **asked)
+    return service.subscribe(catalog, gates=FakeCounters(), **asked)
 
 
 def refused(catalog: MemoryCatalog, **request: Any) -> list[str]:

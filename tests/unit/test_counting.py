@@ -186,7 +186,7 @@ def test_an_event_ahead_of_the_clock_uses_up_the_present_window() -> None:
     ahead = count(1, at=NOW + timedelta(minutes=4), rate=rate)
     counters = FakeCounters()
     send(counters, [ahead, *(count(n, at=NOW, rate=rate) for n in range(2, 12))])
-    assert use(counters.rate("ada", "requests"), rate, NOW).used == 11
+    assert use(counters.heads([Series("ada", "requests")])[Series("ada", "requests")].rate, rate, NOW).used == 11
 
 
 def test_a_late_event_under_an_older_rate_does_not_open_the_present_window() -> None:
@@ -194,6 +194,6 @@ def test_a_late_event_under_an_older_rate_does_not_open_the_present_window() -> 
     now, then = Rate(Decimal(10), 60), Rate(Decimal(10), 3_600)
     counters = FakeCounters()
     send(counters, [count(1, "10", minutes=5_000, rate=now)])
-    used = counters.rate("ada", "requests")
+    used = counters.heads([Series("ada", "requests")])[Series("ada", "requests")].rate
     send(counters, [count(2, "1", minutes=10, rate=then)])
-    assert counters.rate("ada", "requests") == used
+    assert counters.heads([Series("ada", "requests")])[Series("ada", "requests")].rate == used

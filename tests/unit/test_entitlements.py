@@ -33,7 +33,7 @@ from tollgate.entitlements.model import Decision, Reason, decide, decision_heade
 from tollgate.entitlements.schema import DECISION_SCHEMA
 from tollgate.entitlements.service import check, check_all
 from tollgate.metering.model import Event
-from tollgate.metering.rates import RateState, RateUse, record, use
+from tollgate.metering.rates import RateState, record
 from tollgate.metering.service import ingest
 from tollgate.pricing.model import Flat
 
@@ -86,7 +86,7 @@ def decided(
         D(quantity),
         now=NOW,
         used=D(used) if kind is not FeatureType.RATE else D(0),
-        rate_use=RateUse(D(used), WINDOW_END) if kind is FeatureType.RATE else None,
+        state=record(RateState(), RATE, NOW, D(used)),
     )
 
 
@@ -103,6 +103,7 @@ def test_usage_is_always_allowed() -> None:
     assert decided(FeatureType.USAGE, "1000000", used="7.5") == Decision(
         *("acme", "usage", FeatureType.USAGE, True, Reason.ALLOWED),
         used=D("7.5"),
+        reserved=D(0),
         resets_at=PERIOD_END,
         plan="pro",
         subscription="sub-1",
@@ -123,6 +124,7 @@ def test_a_quota_is_told_with_all_its_numbers() -> None:
         *("acme", "quota", FeatureType.QUOTA, True, Reason.ALLOWED),
         limit=D(500),
         used=D(120),
+        reserved=D(0),
         remaining=D(380),
         overage=D(0),
         resets_at=PERIOD_END,
@@ -275,7 +277,7 @@ def test_each_algorithm_gives_the_limit_back_in_its_own_way(algorithm: RateAlgor
 
     def ask(quantity: Decimal) -> Decision:
         terms = replace(TERMS[FeatureType.RATE], rate=rate)
-        return decide(subscription(), terms, quantity, now=now, used=D(0), rate_use=use(state, rate, now))
+        return decide(subscription(), terms, quantity, now=now, state=state)
 
     assert ask(D(1)).remaining == D(left)
     assert ask(D(left)).reason is Reason.ALLOWED
@@ -307,7 +309,7 @@ def test_a_quota_in_a_trial_ends_with_it() -> None:
     """The trial is a period of its own."""
     trial = subscription(anchor=NOW + timedelta(days=3))
     terms = TERMS[FeatureType.QUOTA]
-    decision = decide(trial, terms, D(1), now=NOW, used=D(0), rate_use=None)
+    decision = decide(trial, terms, D(1), now=NOW)
     assert decision.resets_at == NOW + timedelta(days=3)
 
 
@@ -342,10 +344,16 @@ def test_whoever_is_limited_is_told_when_to_come_back(before: timedelta, seconds
     assert headers["RateLimit"] == f'"rate";r=0;t={seconds}'
 
 
-def test_to_come_back_at_once_is_to_come_back_in_a_second() -> None:
-    """A quantity that never fits gives no reason to hurry."""
+def test_what_never_fits_gives_no_time_to_come_back() -> None:
+    """Waiting does not make room for more than the limit."""
     headers = decision_headers(decided(FeatureType.RATE, "11"), WINDOW_END + timedelta(seconds=1))
-    assert (headers["Retry-After"], headers["RateLimit"]) == ("1", '"rate";r=10;t=0')
+    assert ("Retry-After" in headers, headers["RateLimit"]) == (False, '"rate";r=10;t=0')
+
+
+def test_to_come_back_at_once_is_to_come_back_in_a_second() -> None:
+    """By a clock that has moved on since the decision."""
+    headers = decision_headers(decided(FeatureType.RATE, "10", used="1"), WINDOW_END + timedelta(seconds=1))
+    assert (headers["Retry-After"], headers["RateLimit"]) == ("1", '"rate";r=9;t=0')
 
 
 def test_an_exceeded_quota_says_when_the_period_ends() -> None:
@@ -389,6 +397,7 @@ def test_an_answer_is_decimal_strings_and_times_in_utc() -> None:
         "reason": "allowed",
         "limit": "500",
         "used": "120.5",
+        "reserved": "0",
         "remaining": "379.5",
         "overage": "0",
         "resets_at": "2026-02-01T00:00:00Z",
@@ -397,7 +406,7 @@ def test_an_answer_is_decimal_strings_and_times_in_utc() -> None:
     }
     boolean = decision_to_dict(decided(FeatureType.BOOLEAN))
     assert {key for key, value in boolean.items() if value is None} == {
-        *("limit", "used", "remaining", "overage", "resets_at")
+        *("limit", "used", "reserved", "remaining", "overage", "resets_at")
     }
 
 

@@ -26,7 +26,7 @@ from tollgate.kernel.errors import (
 )
 from tollgate.kernel.json import read_json
 
-__all__ = ["MAX_BODY_BYTES", "App", "created", "json_response"]
+__all__ = ["MAX_BODY_BYTES", "App", "created", "json_response", "time_left"]
 
 MAX_BODY_BYTES: Final = 1_000_000
 _NEXT = Callable[[Any], Response[Any]]
@@ -171,3 +171,8 @@ def json_response(body: Any, status: int = HTTPStatus.OK, headers: dict[str, str
 def created(body: Any) -> Response[str]:
     """The answer to a POST that made something; a repeated request gets the same."""
     return json_response(body, HTTPStatus.CREATED)
+
+
+def time_left(context: LambdaContext) -> Callable[[], float]:
+    """The seconds until Lambda ends the function."""
+    return lambda: context.get_remaining_time_in_millis() / 1000

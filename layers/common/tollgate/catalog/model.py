@@ -1,7 +1,7 @@
 """Features, plan versions, customers and subscriptions: values and the rules they keep. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -15,6 +15,7 @@ from tollgate.pricing.model import Price, price_from_dict, price_to_dict
 from tollgate.pricing.model import faults as price_faults
 
 __all__ = [
+    "INACTIVE",
     "Aggregation",
     "BillingPeriod",
     "Customer",
@@ -22,6 +23,7 @@ __all__ = [
     "Feature",
     "FeatureType",
     "Overage",
+    "Override",
     "Plan",
     "PlanFeature",
     "Quota",
@@ -34,6 +36,9 @@ __all__ = [
     "Threshold",
     "feature_from_dict",
     "feature_to_dict",
+    "override_faults",
+    "override_from_dict",
+    "override_to_dict",
     "plan_faults",
     "plan_from_dict",
     "plan_to_dict",
@@ -95,6 +100,10 @@ class SubscriptionStatus(StrEnum):
     PAUSED = "paused"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+
+
+INACTIVE: Final = frozenset({SubscriptionStatus.PAUSED, SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED})
+"""A subscription in these grants nothing; one that is past due still does, for its grace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,20 +235,49 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """What a customer gets in place of a plan's terms for a feature, until it expires; None leaves a term as it is."""
+
+    enabled: bool | None = None
+    quota: Quota | None = None
+    rate: Rate | None = None
+    expires_at: datetime | None = None
+
+    def over(self, granted: PlanFeature, at: datetime) -> PlanFeature:
+        """The terms at an instant."""
+        if self.expires_at is not None and self.expires_at <= at:
+            return granted
+        return replace(
+            granted,
+            enabled=granted.enabled if self.enabled is None else self.enabled,
+            quota=self.quota or granted.quota,
+            rate=self.rate or granted.rate,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is read of a customer with each event and each check: one item.
+    """What there is to know of a customer before an event can be counted or a question answered: one item.
 
     `shards` has the schedule of each feature whose counters have been sharded, in ascending order of `since`;
-    before its first entry there is one shard. `alerts` has the thresholds of each feature that has any.
+    before its first entry there is one shard. `alerts` has the thresholds of each feature that has any, and
+    `overrides` the terms of each feature for which this customer has other ones. `revision` grows with every change.
     """
 
     subscriptions: tuple[Subscription, ...] = ()
     shards: Mapping[str, tuple[Sharding, ...]] = field(default_factory=dict)
     alerts: Mapping[str, tuple[Threshold, ...]] = field(default_factory=dict)
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    revision: int = field(default=0, compare=False)
 
     def most_shards(self, feature: str) -> int:
         """In how many parts the counters of a feature may be kept: what is read is their sum."""
         return max((entry.shards for entry in self.shards.get(feature, ())), default=1)
+
+    def terms(self, granted: PlanFeature, at: datetime) -> PlanFeature:
+        """What a plan grants this customer at an instant."""
+        override = self.overrides.get(granted.feature.code)
+        return granted if override is None else override.over(granted, at)
 
 
 _MAX_WINDOW_SECONDS: Final = 86_400
@@ -279,7 +317,20 @@ def _terms_faults(granted: PlanFeature) -> Iterator[FieldError]:
     yield from _limit_faults(granted)
 
 
-def _limit_faults(granted: PlanFeature) -> Iterator[FieldError]:
+def override_faults(override: Override, kind: FeatureType, now: datetime) -> Iterator[FieldError]:
+    """What keeps an override from being set on a feature of this type, each with a pointer into its body."""
+    if override.enabled is None and override.quota is None and override.rate is None:
+        yield FieldError("", "says nothing: give enabled, quota or rate")
+    if kind is not FeatureType.QUOTA and override.quota is not None:
+        yield FieldError("/quota", f"a {kind} feature has no quota")
+    if kind is not FeatureType.RATE and override.rate is not None:
+        yield FieldError("/rate", f"a {kind} feature has no rate")
+    if override.expires_at is not None and override.expires_at <= now:
+        yield FieldError("/expires_at", "must lie in the future")
+    yield from _limit_faults(override)
+
+
+def _limit_faults(granted: PlanFeature | Override) -> Iterator[FieldError]:
     if granted.quota is not None and granted.quota.limit < 0:
         yield FieldError("/quota/limit", "must not be negative")
     if granted.rate is not None:
@@ -332,20 +383,35 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _granted_to_dict(granted: PlanFeature) -> dict[str, Any]:
-    quota, rate = granted.quota, granted.rate
     return {
         "feature": granted.feature.code,
         "enabled": granted.enabled,
         "price": price_to_dict(granted.price) if granted.price else None,
-        "quota": {"limit": format_decimal(quota.limit), "overage": quota.overage.value} if quota else None,
-        "rate": {
-            "limit": format_decimal(rate.limit),
-            "window_seconds": rate.window_seconds,
-            "algorithm": rate.algorithm.value,
-        }
-        if rate
-        else None,
+        "quota": _quota_to_dict(granted.quota),
+        "rate": _rate_to_dict(granted.rate),
     }
+
+
+def _quota_to_dict(quota: Quota | None) -> dict[str, Any] | None:
+    return {"limit": format_decimal(quota.limit), "overage": quota.overage.value} if quota else None
+
+
+def _rate_to_dict(rate: Rate | None) -> dict[str, Any] | None:
+    if rate is None:
+        return None
+    return {
+        "limit": format_decimal(rate.limit),
+        "window_seconds": rate.window_seconds,
+        "algorithm": rate.algorithm.value,
+    }
+
+
+def _quota_from_dict(body: dict[str, Any] | None) -> Quota | None:
+    return Quota(Decimal(body["limit"]), Overage(body["overage"])) if body else None
+
+
+def _rate_from_dict(body: dict[str, Any] | None) -> Rate | None:
+    return Rate(Decimal(body["limit"]), body["window_seconds"], RateAlgorithm(body["algorithm"])) if body else None
 
 
 def plan_from_dict(body: dict[str, Any], features: dict[str, Feature]) -> Plan:
@@ -365,13 +431,13 @@ def plan_from_dict(body: dict[str, Any], features: dict[str, Feature]) -> Plan:
 
 
 def _granted_from_dict(body: dict[str, Any], features: dict[str, Feature]) -> PlanFeature:
-    price, quota, rate = body["price"], body["quota"], body["rate"]
+    price = body["price"]
     return PlanFeature(
         feature=features[body["feature"]],
         enabled=body["enabled"],
         price=price_from_dict(price) if price else None,
-        quota=Quota(Decimal(quota["limit"]), Overage(quota["overage"])) if quota else None,
-        rate=Rate(Decimal(rate["limit"]), rate["window_seconds"], RateAlgorithm(rate["algorithm"])) if rate else None,
+        quota=_quota_from_dict(body["quota"]),
+        rate=_rate_from_dict(body["rate"]),
     )
 
 
@@ -429,3 +495,23 @@ def threshold_to_dict(threshold: Threshold) -> dict[str, str]:
 def threshold_from_dict(body: dict[str, str]) -> Threshold:
     """Read back what `threshold_to_dict` wrote."""
     return Threshold(**{name: Decimal(value) for name, value in body.items()})
+
+
+def override_to_dict(override: Override) -> dict[str, Any]:
+    """An override, as the API shows it and the customer's snapshot keeps it."""
+    return {
+        "enabled": override.enabled,
+        "quota": _quota_to_dict(override.quota),
+        "rate": _rate_to_dict(override.rate),
+        "expires_at": format_time(override.expires_at) if override.expires_at else None,
+    }
+
+
+def override_from_dict(body: dict[str, Any]) -> Override:
+    """Read back what `override_to_dict` wrote."""
+    return Override(
+        body["enabled"],
+        _quota_from_dict(body["quota"]),
+        _rate_from_dict(body["rate"]),
+        parse_time(body["expires_at"]) if body["expires_at"] else None,
+    )

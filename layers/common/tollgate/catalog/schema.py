@@ -15,6 +15,7 @@ from tollgate.catalog.model import (
     Feature,
     FeatureType,
     Overage,
+    Override,
     Plan,
     PlanFeature,
     Quota,
@@ -24,6 +25,7 @@ from tollgate.catalog.model import (
     Subscription,
     SubscriptionStatus,
     Threshold,
+    override_to_dict,
     plan_faults,
     sharding_to_dict,
     threshold_to_dict,
@@ -52,6 +54,8 @@ __all__ = [
     "FeatureBody",
     "FeatureList",
     "FeatureView",
+    "OverrideBody",
+    "OverrideView",
     "PlanBody",
     "PlanList",
     "PlanView",
@@ -66,6 +70,7 @@ __all__ = [
     "counter_view",
     "customer_view",
     "key_view",
+    "override_view",
     "subscription_view",
     "to_plan",
     "webhook_view",
@@ -313,6 +318,36 @@ class CounterView(BaseModel):
 def counter_view(customer: str, feature: str, schedule: tuple[Sharding, ...]) -> dict[str, Any]:
     """A schedule as the API shows it."""
     return {"customer": customer, "feature": feature, "shards": [sharding_to_dict(entry) for entry in schedule]}
+
+
+class OverrideBody(_Body):
+    """What a customer gets in place of a plan's terms for a feature; what is left out stays as the plan has it."""
+
+    enabled: bool | None = Field(default=None, strict=True)
+    quota: QuotaBody | None = None
+    rate: RateBody | None = None
+    expires_at: Timestamp | None = None
+
+    def to_override(self) -> Override:
+        """The override."""
+        return Override(
+            self.enabled,
+            Quota(self.quota.limit, self.quota.overage) if self.quota else None,
+            Rate(self.rate.limit, self.rate.window_seconds, self.rate.algorithm) if self.rate else None,
+            self.expires_at,
+        )
+
+
+class OverrideView(OverrideBody):
+    """The override of a customer and feature."""
+
+    customer: Code
+    feature: Code
+
+
+def override_view(customer: str, feature: str, override: Override) -> dict[str, Any]:
+    """An override as the API shows it."""
+    return {"customer": customer, "feature": feature, **override_to_dict(override)}
 
 
 class ThresholdBody(_Body):

@@ -18,6 +18,7 @@ from tollgate.catalog.model import (
     plan_to_dict,
 )
 from tollgate.catalog.periods import local_days_later, time_zone
+from tollgate.catalog.snapshots import Gates, Snapshots, publish
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.ids import derived_id, new_id
 from tollgate.kernel.time import Clock
@@ -43,23 +44,14 @@ _MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 
 
-class Catalog(Protocol):
+class Catalog(Snapshots, Protocol):
     """What the use cases need of a store; a method returns False when another writer was first."""
-
-    def feature(self, code: str) -> Feature | None:
-        """The feature, if there is one."""
 
     def save_feature(self, feature: Feature) -> bool:
         """Write a feature, unless one with another type, aggregation or dedupe is there."""
 
-    def plan(self, code: str, version: int | None = None) -> Plan | None:
-        """A version of a plan; None is the latest."""
-
     def add_plan_version(self, plan: Plan) -> bool:
         """Write a version and make it the latest, if the version before it is the latest now."""
-
-    def customer(self, customer_id: str) -> Customer | None:
-        """The customer, if there is one."""
 
     def save_customer(self, customer: Customer) -> None:
         """Write a customer."""
@@ -166,6 +158,7 @@ def subscribe(
     *,
     customer: str,
     plan: str,
+    gates: Gates,
     clock: Clock,
     subscription_id: str | None = None,
     idempotency_key: str | None = None,
@@ -191,9 +184,11 @@ def subscribe(
         if existing is not None:
             if existing.request_digest != digest:
                 raise Conflict(f"The subscription {subscription_id} was made by another request.")
+            publish(customer, snapshots=catalog, gates=gates, clock=clock)  # it may have broken off
             return existing
         made = _new_subscription(catalog, subscription_id, digest, customer, plan, clock(), starts_at, trial_days)
         if catalog.add_subscription(made):
+            publish(customer, snapshots=catalog, gates=gates, clock=clock)
             return made
     raise Conflict(f"Others are changing the subscriptions of {customer} now; send the request again.")
 

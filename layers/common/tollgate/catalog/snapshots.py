@@ -1,15 +1,49 @@
-"""Use cases that change a customer's snapshot: shards of counters, and thresholds of usage alerts."""
+"""Use cases that change a customer's snapshot: shards of counters, thresholds of usage alerts, overrides of terms.
+
+Each ends by publishing: what the snapshot says of a feature goes to the feature's gates, which is where a check and
+a count read it. A publication that broke off is completed by the same request again, or by the next change; until
+then a feature whose gate was not reached keeps the terms it had.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
-from tollgate.catalog.model import Aggregation, Customer, Dedupe, Feature, FeatureType, Sharding, Snapshot, Threshold
+from tollgate.catalog.gates import gate_of, write_gate
+from tollgate.catalog.model import (
+    Aggregation,
+    Customer,
+    Dedupe,
+    Feature,
+    FeatureType,
+    Override,
+    Plan,
+    Sharding,
+    Snapshot,
+    Threshold,
+    override_faults,
+)
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.time import Clock
 
-__all__ = ["MAX_SHARDS", "MAX_THRESHOLDS", "Snapshots", "alerts", "remove_alerts", "set_alerts", "set_shards", "shards"]
+__all__ = [
+    "MAX_SHARDS",
+    "MAX_THRESHOLDS",
+    "Gates",
+    "Published",
+    "Snapshots",
+    "alerts",
+    "override",
+    "publish",
+    "remove_alerts",
+    "remove_override",
+    "set_alerts",
+    "set_override",
+    "set_shards",
+    "shards",
+]
 
 Entry = TypeVar("Entry")
 
@@ -25,6 +59,7 @@ _SETTLED: Final = timedelta(minutes=10)
 _TRIES: Final = 20
 _MAX_ENTRIES: Final = 50
 _MAX_FEATURES: Final = 50
+_WORKERS: Final = 16
 
 
 class Snapshots(Protocol):
@@ -39,11 +74,113 @@ class Snapshots(Protocol):
     def snapshot(self, customer_id: str) -> Snapshot:
         """What is kept of a customer, as the last write left it."""
 
+    def plan(self, code: str, version: int | None = None) -> Plan | None:
+        """A version of a plan; None is the latest."""
+
     def update_snapshot(self, customer_id: str, change: Callable[[Snapshot], Snapshot]) -> bool:
         """Write a snapshot as `change` makes it of the one there is; False when another writer was first."""
 
 
-def set_shards(snapshots: Snapshots, customer: str, feature: str, shards: int, *, clock: Clock) -> tuple[Sharding, ...]:
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The gates of a customer: each one's revision and text by feature and shard, and the features there are."""
+
+    gates: Mapping[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
+    features: frozenset[str] = frozenset()
+
+
+class Gates(Protocol):
+    """Where gates stand."""
+
+    def published(self, customer: str) -> Published:
+        """All gates of a customer."""
+
+    def publish_gate(self, customer: str, feature: str, shard: int, text: str, revision: int) -> None:
+        """Set a gate, unless one of that revision or a higher one is there."""
+
+    def publish_features(self, customer: str, features: frozenset[str], revision: int) -> None:
+        """Say which features have gates, unless that was said at that revision or a higher one."""
+
+
+def publish(customer: str, *, snapshots: Snapshots, gates: Gates, clock: Clock) -> None:
+    """Bring the gates of a customer up to the snapshot; those that say the same already are left alone.
+
+    Raises:
+        Unavailable: some gates were not reached.
+    """
+    snapshot, now = snapshots.snapshot(customer), clock()
+    before = gates.published(customer)
+    plans = [snapshots.plan(one.plan, one.plan_version) for one in snapshot.subscriptions]
+    features = frozenset(granted.feature.code for plan in plans if plan for granted in plan.features)
+    if features != before.features:
+        gates.publish_features(customer, features, snapshot.revision)
+    waiting: list[tuple[str, int, str]] = []
+    for feature in sorted(features | {feature for feature, _ in before.gates}):
+        gate = gate_of(snapshot, feature, snapshots.plan, now)
+        text = write_gate(gate) if gate else ""
+        for shard in range(gate.shards if gate else 1):
+            revision, known = before.gates.get((feature, shard), (-1, ""))
+            if revision < snapshot.revision and (revision < 0 or known != text):
+                waiting.append((feature, shard, text))
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        done = [
+            pool.submit(gates.publish_gate, customer, feature, shard, text, snapshot.revision)
+            for feature, shard, text in waiting
+        ]
+    for each in done:
+        each.result()
+
+
+def set_override(
+    snapshots: Snapshots, customer: str, feature: str, override: Override, *, gates: Gates, clock: Clock
+) -> Override:
+    """Give a customer other terms for a feature than its plan's; in place of those set before.
+
+    Raises:
+        NotFound: no such customer or feature.
+        InvalidInput: what `override_faults` names.
+    """
+    found = _terms(snapshots, customer, feature)
+    if faults := list(override_faults(override, found.type, clock())):
+        raise InvalidInput(faults)
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        after = {**snapshot.overrides, feature: override}
+        if len(after) > max(_MAX_FEATURES, len(snapshot.overrides)):
+            raise InvalidInput([FieldError("", f"a customer has overrides of at most {_MAX_FEATURES} features")])
+        return replace(snapshot, overrides=after)
+
+    return _changed(snapshots, customer, change, gates=gates, clock=clock).overrides[feature]
+
+
+def override(snapshots: Snapshots, customer: str, feature: str) -> Override:
+    """The override of a customer and feature, or NotFound."""
+    _terms(snapshots, customer, feature)
+    found = snapshots.snapshot(customer).overrides.get(feature)
+    if found is None:
+        raise NotFound(f"{customer} has no override of {feature}.")
+    return found
+
+
+def remove_override(snapshots: Snapshots, customer: str, feature: str, *, gates: Gates, clock: Clock) -> None:
+    """Have the plan's terms hold again.
+
+    Raises:
+        NotFound: there is no override.
+    """
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        if feature not in snapshot.overrides:
+            raise NotFound(f"{customer} has no override of {feature}.")
+        kept = {one: snapshot.overrides[one] for one in snapshot.overrides if one != feature}
+        return replace(snapshot, overrides=kept)
+
+    _changed(snapshots, customer, change, gates=gates, clock=clock)
+
+
+def set_shards(
+    snapshots: Snapshots, customer: str, feature: str, shards: int, *, gates: Gates, clock: Clock
+) -> tuple[Sharding, ...]:
     """Keep a customer's counter of a feature in so many parts from a full minute 15 minutes ahead on; the schedule.
 
     The schedule grows at its end: what has taken effect never changes, so that an event finds the part it was
@@ -67,7 +204,7 @@ def set_shards(snapshots: Snapshots, customer: str, feature: str, shards: int, *
         schedule = _scheduled(snapshot.shards.get(feature, ()), shards, clock())
         return replace(snapshot, shards=_with(snapshot.shards, feature, schedule, "/shards"))
 
-    return _changed(snapshots, customer, change).shards.get(feature, ())
+    return _changed(snapshots, customer, change, gates=gates, clock=clock).shards.get(feature, ())
 
 
 def _scheduled(schedule: tuple[Sharding, ...], shards: int, now: datetime) -> tuple[Sharding, ...]:
@@ -92,7 +229,7 @@ def shards(snapshots: Snapshots, customer: str, feature: str) -> tuple[Sharding,
 
 
 def set_alerts(
-    snapshots: Snapshots, customer: str, feature: str, thresholds: Sequence[Threshold]
+    snapshots: Snapshots, customer: str, feature: str, thresholds: Sequence[Threshold], *, gates: Gates, clock: Clock
 ) -> tuple[Threshold, ...]:
     """Tell when a customer's usage of a feature reaches one of these thresholds, in place of those before.
 
@@ -107,7 +244,7 @@ def set_alerts(
     def change(snapshot: Snapshot) -> Snapshot:
         return replace(snapshot, alerts=_with(snapshot.alerts, feature, tuple(thresholds), "/thresholds"))
 
-    return _changed(snapshots, customer, change).alerts[feature]
+    return _changed(snapshots, customer, change, gates=gates, clock=clock).alerts[feature]
 
 
 def _threshold_faults(feature: Feature, thresholds: Sequence[Threshold]) -> list[FieldError]:
@@ -140,7 +277,7 @@ def alerts(snapshots: Snapshots, customer: str, feature: str) -> tuple[Threshold
     return found
 
 
-def remove_alerts(snapshots: Snapshots, customer: str, feature: str) -> None:
+def remove_alerts(snapshots: Snapshots, customer: str, feature: str, *, gates: Gates, clock: Clock) -> None:
     """Tell no more of a customer's usage of a feature.
 
     Raises:
@@ -152,7 +289,7 @@ def remove_alerts(snapshots: Snapshots, customer: str, feature: str) -> None:
             raise NotFound(f"{customer} has no alerts on {feature}.")
         return replace(snapshot, alerts={one: snapshot.alerts[one] for one in snapshot.alerts if one != feature})
 
-    _changed(snapshots, customer, change)
+    _changed(snapshots, customer, change, gates=gates, clock=clock)
 
 
 def _terms(snapshots: Snapshots, customer: str, feature: str) -> Feature:
@@ -174,7 +311,9 @@ def _with(
     return after
 
 
-def _changed(snapshots: Snapshots, customer: str, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
+def _changed(
+    snapshots: Snapshots, customer: str, change: Callable[[Snapshot], Snapshot], *, gates: Gates, clock: Clock
+) -> Snapshot:
     made = Snapshot()
 
     def remember(before: Snapshot) -> Snapshot:
@@ -184,5 +323,6 @@ def _changed(snapshots: Snapshots, customer: str, change: Callable[[Snapshot], S
 
     for _ in range(_TRIES):
         if snapshots.update_snapshot(customer, remember):
+            publish(customer, snapshots=snapshots, gates=gates, clock=clock)
             return made
     raise Conflict(f"Others are changing what is kept of {customer} now; send the request again.")

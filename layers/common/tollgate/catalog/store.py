@@ -45,6 +45,8 @@ from tollgate.catalog.model import (
     Subscription,
     feature_from_dict,
     feature_to_dict,
+    override_from_dict,
+    override_to_dict,
     plan_from_dict,
     plan_to_dict,
     sharding_from_dict,
@@ -112,12 +114,13 @@ class WebhooksItem(CatalogTable, discriminator="webhooks"):
 
 
 class SubscriptionsItem(UsageTable, discriminator="subscriptions"):
-    """The snapshot that a check and an ingest read: a customer's subscriptions, shards and alerts."""
+    """The snapshot of a customer: subscriptions, shards, alerts and overrides; its version is the revision."""
 
     version = VersionAttribute()
     subscriptions = JSONAttribute()
     shards = JSONAttribute(null=True)
     alerts = JSONAttribute(null=True)
+    overrides = JSONAttribute(null=True)
 
 
 class OwnerItem(UsageTable, discriminator="owner"):
@@ -454,11 +457,13 @@ def _plan(item: PlanItem) -> Plan:
 def _snapshot(item: SubscriptionsItem | None) -> Snapshot:
     if item is None:
         return Snapshot()
-    shards, alerts = item.shards or {}, item.alerts or {}
+    shards, alerts, overrides = item.shards or {}, item.alerts or {}, item.overrides or {}
     return Snapshot(
         tuple(subscription_from_dict(body) for body in item.subscriptions),
         {feature: tuple(sharding_from_dict(body) for body in bodies) for feature, bodies in shards.items()},
         {feature: tuple(threshold_from_dict(body) for body in bodies) for feature, bodies in alerts.items()},
+        {feature: override_from_dict(body) for feature, body in overrides.items()},
+        int(item.version),
     )
 
 
@@ -466,7 +471,8 @@ def _fill(item: SubscriptionsItem, snapshot: Snapshot) -> None:
     item.subscriptions = [subscription_to_dict(one) for one in snapshot.subscriptions]
     shards = {feature: [sharding_to_dict(one) for one in entries] for feature, entries in snapshot.shards.items()}
     alerts = {feature: [threshold_to_dict(one) for one in entries] for feature, entries in snapshot.alerts.items()}
-    item.shards, item.alerts = shards or None, alerts or None
+    overrides = {feature: override_to_dict(override) for feature, override in snapshot.overrides.items()}
+    item.shards, item.alerts, item.overrides = shards or None, alerts or None, overrides or None
 
 
 def _sent(lease: Lease, *, is_done: bool) -> SentItem:

@@ -1,28 +1,26 @@
 """The decision: from what a plan grants and what is used to yes or no, and why. Pure."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import ROUND_CEILING, Decimal
+from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from tollgate.catalog.model import (
+    INACTIVE,
+    Aggregation,
     FeatureType,
     Overage,
     PlanFeature,
     Quota,
     Rate,
     Subscription,
-    SubscriptionStatus,
 )
 from tollgate.kernel.money import EXACT, ZERO, format_decimal
 from tollgate.kernel.time import format_time
-from tollgate.metering.rates import RateUse
+from tollgate.metering.rates import RateState, retry_at, use
 
-__all__ = ["INACTIVE", "Decision", "Reason", "decide", "decision_headers", "decision_to_dict", "refuse"]
-
-INACTIVE: Final = frozenset({SubscriptionStatus.PAUSED, SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED})
-"""A subscription in these grants nothing; one that is past due still does, for its grace."""
+__all__ = ["Decision", "Reason", "decide", "decision_headers", "decision_to_dict", "refuse"]
 
 
 class Reason(StrEnum):
@@ -42,7 +40,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to a check; what does not apply is None."""
+    """The answer to a check; what does not apply is None.
+
+    `retry_at` is when a denied quantity fits in, if nothing else is used until then.
+    """
 
     customer: str
     feature: str
@@ -51,9 +52,11 @@ class Decision:
     reason: Reason
     limit: Decimal | None = None
     used: Decimal | None = None
+    reserved: Decimal | None = None
     remaining: Decimal | None = None
     overage: Decimal | None = None
     resets_at: datetime | None = None
+    retry_at: datetime | None = None
     plan: str | None = None
     subscription: str | None = None
     window_seconds: int | None = None
@@ -78,10 +81,11 @@ def decide(
     quantity: Decimal,
     *,
     now: datetime,
-    used: Decimal,
-    rate_use: RateUse | None,
+    used: Decimal = ZERO,
+    reserved: Decimal = ZERO,
+    state: RateState | None = None,
 ) -> Decision:
-    """Whether `quantity` more is allowed, given what is used in the period and in the rate's window."""
+    """Whether `quantity` more is allowed, given what is used and reserved in the period, and the rate's figures."""
     feature = granted.feature
     if subscription.status(now) in INACTIVE:
         reason = Reason.SUBSCRIPTION_INACTIVE
@@ -92,12 +96,15 @@ def decide(
     values: dict[str, Any] = {}
     reason = Reason.ALLOWED
     if feature.type is FeatureType.USAGE:
-        values = {"used": used, "resets_at": subscription.period(now).end}
+        values = {"used": used, "reserved": reserved, "resets_at": subscription.period(now).end}
     elif granted.quota is not None:
-        reason, values = _within_quota(granted.quota, used, quantity)
+        after = _after(feature.aggregation, used, quantity)
+        reason, values = _within_quota(granted.quota, used, reserved, after)
         values["resets_at"] = subscription.period(now).end
-    elif granted.rate is not None and rate_use is not None:
-        reason, values = _within_rate(granted.rate, rate_use, quantity)
+        if reason is Reason.QUOTA_EXCEEDED:
+            values["retry_at"] = values["resets_at"]
+    elif granted.rate is not None:
+        reason, values = _within_rate(granted.rate, state or RateState(), quantity, now)
     return Decision(
         subscription.customer,
         feature.code,
@@ -110,28 +117,42 @@ def decide(
     )
 
 
-def _within_quota(quota: Quota, used: Decimal, quantity: Decimal) -> tuple[Reason, dict[str, Any]]:
+def _after(aggregation: Aggregation, used: Decimal, quantity: Decimal) -> Decimal:
+    """What is used with `quantity` more."""
+    match aggregation:
+        case Aggregation.MAX:
+            return max(used, quantity)
+        case Aggregation.LATEST:
+            return quantity
+    return EXACT.add(used, quantity)
+
+
+def _within_quota(quota: Quota, used: Decimal, reserved: Decimal, after: Decimal) -> tuple[Reason, dict[str, Any]]:
+    taken = EXACT.add(used, reserved)
     values = {
         "limit": quota.limit,
         "used": used,
-        "remaining": max(EXACT.subtract(quota.limit, used), ZERO),
+        "reserved": reserved,
+        "remaining": max(EXACT.subtract(quota.limit, taken), ZERO),
         "overage": max(EXACT.subtract(used, quota.limit), ZERO),
     }
-    if EXACT.add(used, quantity) <= quota.limit:
+    if EXACT.add(after, reserved) <= quota.limit:
         return Reason.ALLOWED, values
     return (Reason.OVERAGE_ALLOWED if quota.overage is Overage.ALLOW else Reason.QUOTA_EXCEEDED), values
 
 
-def _within_rate(rate: Rate, rate_use: RateUse, quantity: Decimal) -> tuple[Reason, dict[str, Any]]:
+def _within_rate(rate: Rate, state: RateState, quantity: Decimal, now: datetime) -> tuple[Reason, dict[str, Any]]:
+    found = use(state, rate, now)
     values = {
         "limit": rate.limit,
-        "used": rate_use.used,
-        "remaining": max(EXACT.subtract(rate.limit, rate_use.used), ZERO),
-        "resets_at": rate_use.resets_at,
+        "used": found.used,
+        "remaining": max(EXACT.subtract(rate.limit, found.used), ZERO),
+        "resets_at": found.resets_at,
         "window_seconds": rate.window_seconds,
     }
-    fits = EXACT.add(rate_use.used, quantity) <= rate.limit
-    return (Reason.ALLOWED if fits else Reason.RATE_LIMITED), values
+    if EXACT.add(found.used, quantity) <= rate.limit:
+        return Reason.ALLOWED, values
+    return Reason.RATE_LIMITED, values | {"retry_at": retry_at(state, rate, now, quantity)}
 
 
 def decision_to_dict(decision: Decision) -> dict[str, Any]:
@@ -144,6 +165,7 @@ def decision_to_dict(decision: Decision) -> dict[str, Any]:
         "reason": decision.reason.value,
         "limit": _shown(decision.limit),
         "used": _shown(decision.used),
+        "reserved": _shown(decision.reserved),
         "remaining": _shown(decision.remaining),
         "overage": _shown(decision.overage),
         "resets_at": format_time(decision.resets_at) if decision.resets_at else None,
@@ -160,15 +182,21 @@ def decision_headers(decision: Decision, now: datetime) -> dict[str, str]:
     held = decision.reason is not Reason.OVERAGE_ALLOWED
     if not held or decision.limit is None or decision.resets_at is None or decision.remaining is None:
         return {}
-    until = Decimal(str((decision.resets_at - now).total_seconds()))
-    seconds = max(int(until.to_integral_value(ROUND_CEILING)), 0)
+    seconds = _seconds_until(decision.resets_at, now)
     name = f'"{decision.feature}"'
     window = f";w={decision.window_seconds}" if decision.window_seconds else ""
     headers = {
         "RateLimit-Policy": f"{name};q={int(decision.limit)}{window}",
         "RateLimit": f"{name};r={int(decision.remaining)};t={seconds}",
     }
-    return headers if decision.allowed else headers | {"Retry-After": str(max(seconds, 1))}
+    if decision.allowed or decision.retry_at is None:
+        return headers
+    return headers | {"Retry-After": str(max(_seconds_until(decision.retry_at, now), 1))}
+
+
+def _seconds_until(at: datetime, now: datetime) -> int:
+    """Whole seconds, rounded up: a caller that waits them out is not early."""
+    return max(-((now - at) // timedelta(seconds=1)), 0)
 
 
 def _shown(value: Decimal | None) -> str | None:

@@ -1,19 +1,125 @@
-"""Use cases of entitlements: check one feature, or all that a customer has."""
+"""Use cases of entitlements: check one feature or all, consume, reserve, commit, release.
 
-from datetime import datetime
+What decides stands in the head of the series that counts the feature: its gate, what is used, what is reserved, and
+the figures of its rate (metering/series.py). So a check is one read of it and a consumption one conditional write.
+A head that has no gate yet gets it from the customer's snapshot, once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
 
-from tollgate.catalog.model import FeatureType, PlanFeature, Snapshot, Subscription
-from tollgate.entitlements.model import INACTIVE, Decision, Reason, decide, refuse
+from tollgate.catalog.gates import Gate, gate_of, write_gate
+from tollgate.catalog.model import Aggregation, FeatureType, Snapshot
+from tollgate.entitlements.model import Decision, Reason, decide, decision_to_dict, refuse
+from tollgate.entitlements.rules import (
+    Commit,
+    Consume,
+    Item,
+    Release,
+    Reserve,
+    Ruling,
+    gate_in,
+    series_of,
+)
+from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import is_id
-from tollgate.kernel.money import ZERO
-from tollgate.metering.model import CounterId, Tally
-from tollgate.metering.rates import use
+from tollgate.kernel.money import ZERO, format_decimal
+from tollgate.kernel.time import format_time, from_epoch_ms
+from tollgate.metering.counters import ReservationChanged
+from tollgate.metering.model import (
+    MAX_AGE,
+    MAX_AHEAD,
+    CounterId,
+    Reservation,
+    ReservationState,
+    Series,
+    Tally,
+    time_of_id,
+)
+from tollgate.metering.series import Head, Rule, held
 from tollgate.metering.service import Counters, Directory
 
-__all__ = ["check", "check_all"]
+__all__ = [
+    "MAX_ITEMS",
+    "MAX_RESERVED_SECONDS",
+    "Answer",
+    "Refusals",
+    "Status",
+    "answer_to_dict",
+    "answers_to_dict",
+    "check",
+    "check_all",
+    "commit",
+    "consume",
+    "release",
+    "reserve",
+]
 
-_Term = tuple[Subscription, PlanFeature]
+MAX_ITEMS: Final = 20
+"""Features that one consumption may name."""
+MAX_RESERVED_SECONDS: Final = 86_400
+
+_TRIES: Final = 4
+_LONGEST_REFUSAL: Final = timedelta(seconds=60)
+_REMEMBERED: Final = 10_000
+_FINE: Final = 16
+
+
+class Status(StrEnum):
+    """What became of a request."""
+
+    CONSUMED = "consumed"
+    RESERVED = "reserved"
+    COMMITTED = "committed"
+    RELEASED = "released"
+    DUPLICATE = "duplicate"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request, and the decision on each feature that it named."""
+
+    status: Status
+    decisions: tuple[Decision, ...]
+    reservation: Reservation | None = None
+
+
+class Refusals:
+    """Rate limits that a warm function knows to be used up: until then it refuses without asking.
+
+    It asks again after a minute, for the limit may have been raised; and for an id that is not newer than what it
+    knows, for that may have been counted.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Series, tuple[Decision, Decimal, datetime]] = OrderedDict()
+
+    def note(self, series: Series, decision: Decision, quantity: Decimal, now: datetime) -> None:
+        """Remember a denial by a rate."""
+        if decision.reason is Reason.RATE_LIMITED and decision.retry_at is not None:
+            self._known[series] = decision, quantity, now
+            self._known.move_to_end(series)
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+    def find(self, series: Series, quantity: Decimal, told: datetime | None, now: datetime) -> Decision | None:
+        """The denial that surely still holds, if there is one."""
+        decision, denied, since = self._known.get(series, (None, ZERO, now))
+        if decision is None or decision.retry_at is None:
+            return None
+        if now >= min(decision.retry_at, since + _LONGEST_REFUSAL):
+            del self._known[series]
+            return None
+        return decision if told is not None and told > since and quantity >= denied else None
+
+
+# Questions
 
 
 def check(
@@ -25,72 +131,377 @@ def check(
     """
     if not is_id(customer):
         return refuse(customer, feature, Reason.CUSTOMER_NOT_FOUND)
-    snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
-    term = _terms(snapshot.subscriptions, now, directory).get(feature)
-    if term is None:
-        return refuse(customer, feature, _why_not(customer, feature, snapshot.subscriptions, directory, now))
-    return _decide(term, quantity, _used([term], snapshot, counters, now), counters, now)
+    if not is_id(feature):
+        return _refuse_unknown(customer, feature, directory)
+    series = series_of(customer, feature)
+    head = counters.heads([series]).get(series)
+    gate = gate_in(head, series)
+    if gate is None:
+        gate = _gate(customer, feature, directory, now)
+    if gate is None:
+        return _refuse_unknown(customer, feature, directory)
+    return _decide(gate, head, customer, quantity, counters, now)
 
 
 def check_all(customer: str, *, directory: Directory, counters: Counters, now: datetime) -> tuple[Decision, ...] | None:
     """A check of one unit for every feature of the customer's plans, by code; None for no such customer."""
     if not is_id(customer):
         return None
-    snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
-    if not snapshot.subscriptions and customer not in directory.customers([customer]):
-        return None
-    terms = _terms(snapshot.subscriptions, now, directory)
-    used = _used(list(terms.values()), snapshot, counters, now)
-    return tuple(_decide(term, Decimal(1), used, counters, now) for _, term in sorted(terms.items()))
-
-
-def _terms(subscriptions: tuple[Subscription, ...], now: datetime, directory: Directory) -> dict[str, _Term]:
-    """The subscription and the terms that rule each feature now: the newest active one's."""
-    begun = [one for one in subscriptions if one.starts_at <= now]
-    ordered = sorted(begun, key=lambda one: (one.status(now) not in INACTIVE, one.starts_at, one.id))
-    terms: dict[str, _Term] = {}
-    for subscription in ordered:
-        plan = directory.plan(subscription.plan, subscription.plan_version)
-        terms |= {granted.feature.code: (subscription, granted) for granted in (plan.features if plan else ())}
-    return terms
-
-
-def _used(terms: list[_Term], snapshot: Snapshot, counters: Counters, now: datetime) -> dict[CounterId, Tally]:
-    metered = {FeatureType.USAGE, FeatureType.QUOTA}
-    wanted = [
-        _counter(subscription, granted, now) for subscription, granted in terms if granted.feature.type in metered
-    ]
-    return counters.tallies(wanted, {counter.feature: snapshot.most_shards(counter.feature) for counter in wanted})
-
-
-def _counter(subscription: Subscription, granted: PlanFeature, now: datetime) -> CounterId:
-    start = subscription.period(now).start
-    return CounterId(subscription.customer, granted.feature.code, subscription.id, start)
+    features, heads = counters.heads_of(customer)
+    first = {series.feature: (series, head) for series, head in heads.items() if not series.shard}
+    gates = {feature: gate_in(head, series) for feature, (series, head) in first.items()}
+    if not features or not all(gates.get(feature) for feature in features):
+        snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
+        if not snapshot.subscriptions and customer not in directory.customers([customer]):
+            return None
+        plans = [directory.plan(one.plan, one.plan_version) for one in snapshot.subscriptions]
+        features = frozenset(granted.feature.code for plan in plans if plan for granted in plan.features)
+        gates = {feature: gate_of(snapshot, feature, directory.plan, now) for feature in features}
+    found = {feature: gate for feature in sorted(features) if (gate := gates.get(feature)) and gate.ruling(now)}
+    return tuple(
+        _decide(gate, first[feature][1] if feature in first else None, customer, Decimal(1), counters, now)
+        for feature, gate in found.items()
+    )
 
 
 def _decide(
-    term: _Term, quantity: Decimal, used: dict[CounterId, Tally], counters: Counters, now: datetime
+    gate: Gate, head: Head | None, customer: str, quantity: Decimal, counters: Counters | None, now: datetime
 ) -> Decision:
+    """The decision on a feature with what its head says; what the head does not hold is asked of the counters."""
+    feature = gate.feature
+    term = gate.ruling(now)
+    if term is None:
+        return refuse(customer, feature.code, Reason.NO_SUBSCRIPTION, kind=feature.type)
     subscription, granted = term
-    rate = granted.rate
-    tally = used.get(_counter(subscription, granted, now), Tally())
-    state = counters.rate(subscription.customer, granted.feature.code) if rate else None
+    head = head or Head()
+    counter = CounterId(customer, feature.code, subscription.id, subscription.period(now).start)
+    tally = head.tally if head.counter == counter else Tally()
+    counted = feature.type in {FeatureType.USAGE, FeatureType.QUOTA}
+    # Of a series that was written, another counter may be open: that of another subscription, or of the next period.
+    is_elsewhere = head.counter != counter and head.counter is not None and not _is_before(head.counter, counter)
+    if counters is not None and counted and (gate.shards > 1 or is_elsewhere):
+        tally = counters.tallies([counter], {feature.code: gate.shards}).get(counter, Tally())
     return decide(
         subscription,
         granted,
         quantity,
         now=now,
         used=tally.quantity if tally.events else ZERO,
-        rate_use=use(state, rate, now) if state and rate else None,
+        reserved=held(head, now.timestamp()),
+        state=head.rate,
     )
 
 
-def _why_not(
-    customer: str, feature: str, subscriptions: tuple[Subscription, ...], directory: Directory, now: datetime
-) -> Reason:
-    if not subscriptions and customer not in directory.customers([customer]):
-        return Reason.CUSTOMER_NOT_FOUND
+def _is_before(open_counter: CounterId, counter: CounterId) -> bool:
+    """Whether a counter is that of an earlier period of the same subscription: then nothing is in the later one."""
+    is_same = open_counter.subscription == counter.subscription
+    return is_same and open_counter.period_start < counter.period_start
+
+
+def _gate(customer: str, feature: str, directory: Directory, now: datetime) -> Gate | None:
+    """The gate as the customer's snapshot has it."""
+    snapshot = directory.snapshots_of([customer]).get(customer)
+    return gate_of(snapshot, feature, directory.plan, now) if snapshot else None
+
+
+def _refuse_unknown(customer: str, feature: str, directory: Directory) -> Decision:
+    """Why a feature has no gate."""
+    snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
+    if not snapshot.subscriptions and customer not in directory.customers([customer]):
+        return refuse(customer, feature, Reason.CUSTOMER_NOT_FOUND)
     if not is_id(feature) or feature not in directory.features([feature]):
-        return Reason.FEATURE_NOT_FOUND
-    begun = any(one.starts_at <= now for one in subscriptions)
-    return Reason.FEATURE_NOT_IN_PLAN if begun else Reason.NO_SUBSCRIPTION
+        return refuse(customer, feature, Reason.FEATURE_NOT_FOUND)
+    reason = Reason.FEATURE_NOT_IN_PLAN if snapshot.subscriptions else Reason.NO_SUBSCRIPTION
+    return refuse(customer, feature, reason)
+
+
+# Capacity
+
+
+def consume(
+    customer: str,
+    request_id: str,
+    items: Sequence[Item],
+    *,
+    told: datetime | None,
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    time_left: Callable[[], float],
+    refusals: Refusals | None = None,
+) -> Answer:
+    """Count some of each feature if all of them have room for it; if one has not, nothing is counted.
+
+    The same again is a duplicate, which was granted before and is not counted twice.
+
+    Raises:
+        InvalidInput: no time to count at, a feature in shards, or a quantity beyond all bounds.
+        Conflict: the id was counted with other quantities.
+        Unavailable: it could not be decided in time; the same request may be sent again.
+    """
+    told = told or time_of_id(request_id)
+    if told is not None and not now - MAX_AGE <= told <= now + MAX_AHEAD:
+        where = f"lies more than {MAX_AGE.days} days back or 5 minutes ahead"
+        raise InvalidInput([FieldError("/time", f"the time, or that of the id, {where}")])
+    only = series_of(customer, items[0].feature) if len(items) == 1 else None
+    if refusals is not None and only is not None:
+        refused = refusals.find(only, items[0].quantity, told, now)
+        if refused is not None:
+            return Answer(Status.DENIED, (refused,))
+    rule = Consume(customer, request_id, items, told, now)
+    features = [item.feature for item in items]
+    said, heads = _ask(customer, features, rule, directory, counters, now, time_left)
+    if said is Ruling.CONFLICT:
+        raise Conflict(f"The id {request_id} was counted with another quantity, or for other features.")
+    quantities = {item.feature: item.quantity for item in items}
+    status = {Ruling.DONE: Status.CONSUMED, Ruling.DUPLICATE: Status.DUPLICATE}.get(said, Status.DENIED)
+    decisions = tuple(
+        _told(customer, feature, quantities[feature], status, heads, directory, now) for feature in features
+    )
+    if refusals is not None and only is not None and status is Status.DENIED:
+        refusals.note(only, decisions[0], items[0].quantity, now)
+    return Answer(status, decisions)
+
+
+def reserve(
+    reservation_id: str,
+    customer: str,
+    item: Item,
+    seconds: int,
+    *,
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    time_left: Callable[[], float],
+) -> Answer:
+    """Hold some of a feature for so many seconds, and up to a sixteenth more.
+
+    Raises:
+        InvalidInput: a feature that nothing can be held of.
+        Conflict: the id is that of another reservation.
+        Unavailable: it could not be decided in time; the same request may be sent again.
+    """
+    asked = Reservation(reservation_id, customer, item.feature, item.quantity, seconds, _expiry(now, seconds))
+    try:
+        said, heads = _ask(customer, [item.feature], Reserve(asked, now), directory, counters, now, time_left)
+    except ReservationChanged:
+        return _reserved_before(asked, counters.reservation(reservation_id), directory, counters, now)
+    if said is not Ruling.DONE and (before := counters.reservation(reservation_id)) is not None:
+        return _reserved_before(asked, before, directory, counters, now)
+    status = Status.RESERVED if said is Ruling.DONE else Status.DENIED
+    decision = _told(customer, item.feature, item.quantity, status, heads, directory, now)
+    return Answer(status, (decision,), asked)
+
+
+def _expiry(now: datetime, seconds: int) -> int:
+    """When a reservation expires: at a round second, so that those of a time share one."""
+    grain = 1 << max((seconds // _FINE).bit_length() - 1, 0)
+    end = -int(-(now.timestamp() + seconds) // 1)
+    return -(-end // grain) * grain
+
+
+def _reserved_before(
+    asked: Reservation, before: Reservation | None, directory: Directory, counters: Counters, now: datetime
+) -> Answer:
+    if before is None:
+        raise Unavailable("The reservation could not be read; send the request again.")
+    if replace(before, expires=0, state=ReservationState.OPEN, committed=None) != replace(asked, expires=0):
+        raise Conflict(f"The reservation {asked.id} was made by another request.")
+    return _repeated(before, directory, counters, now)
+
+
+def commit(
+    reservation_id: str,
+    quantity: Decimal,
+    *,
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    time_left: Callable[[], float],
+) -> Answer:
+    """Count what reserved work took. If that is more than there is room for, nothing is, and it may be tried for less.
+
+    Raises:
+        NotFound: no such reservation.
+        Conflict: it was released, or committed with another quantity.
+        InvalidInput: a quantity beyond all bounds.
+        Unavailable: it could not be decided in time; the same request may be sent again.
+    """
+
+    def settled(made: Reservation) -> Answer:
+        if made.state is ReservationState.RELEASED or made.committed != quantity:
+            raise Conflict(f"The reservation {made.id} was {_past(made)}.")
+        return _repeated(made, directory, counters, now)
+
+    return _settle(
+        reservation_id,
+        lambda made: Commit(made, quantity, now),
+        settled,
+        (Status.COMMITTED, quantity),
+        directory,
+        counters,
+        now,
+        time_left,
+    )
+
+
+def release(
+    reservation_id: str,
+    *,
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    time_left: Callable[[], float],
+) -> Answer:
+    """Give back what a reservation holds.
+
+    Raises:
+        NotFound: no such reservation.
+        Conflict: it was committed.
+        Unavailable: it could not be decided in time; the same request may be sent again.
+    """
+
+    def settled(made: Reservation) -> Answer:
+        if made.state is ReservationState.COMMITTED:
+            raise Conflict(f"The reservation {made.id} was {_past(made)}.")
+        return _repeated(made, directory, counters, now)
+
+    return _settle(
+        reservation_id,
+        lambda made: Release(made, now),
+        settled,
+        (Status.RELEASED, ZERO),
+        directory,
+        counters,
+        now,
+        time_left,
+    )
+
+
+def _past(made: Reservation) -> str:
+    return "released" if made.committed is None else f"committed with a quantity of {made.committed:f}"
+
+
+def _settle(
+    reservation_id: str,
+    rule: Callable[[Reservation], Rule[Ruling]],
+    settled: Callable[[Reservation], Answer],
+    done: tuple[Status, Decimal],
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    time_left: Callable[[], float],
+) -> Answer:
+    for _ in range(_TRIES):
+        made = counters.reservation(reservation_id)
+        if made is None:
+            raise NotFound(f"There is no reservation {reservation_id}.")
+        if made.state is not ReservationState.OPEN:
+            return settled(made)
+        try:
+            said, heads = _ask(made.customer, [made.feature], rule(made), directory, counters, now, time_left)
+        except ReservationChanged:
+            continue
+        status, quantity = done
+        status = status if said is Ruling.DONE else Status.DENIED
+        return Answer(status, (_told(made.customer, made.feature, quantity, status, heads, directory, now),), made)
+    raise Unavailable("Others are settling this reservation now; send the request again.")
+
+
+def _repeated(made: Reservation, directory: Directory, counters: Counters, now: datetime) -> Answer:
+    series = series_of(made.customer, made.feature)
+    heads = counters.heads([series])
+    decision = _told(made.customer, made.feature, ZERO, Status.DUPLICATE, heads, directory, now)
+    return Answer(Status.DUPLICATE, (decision,), made)
+
+
+def _ask(
+    customer: str,
+    features: Sequence[str],
+    rule: Rule[Ruling],
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+    time_left: Callable[[], float],
+) -> tuple[Ruling, dict[Series, Head]]:
+    """What a rule says, once all features have gates that have any, and each step of it is done."""
+    wanted = [series_of(customer, feature) for feature in features]
+    if not (is_id(customer) and all(is_id(feature) for feature in features)):
+        return Ruling.UNGATED, {}
+    said, heads = counters.decide(wanted, rule, time_left)
+    for _ in range(_TRIES):
+        if said is Ruling.UNGATED and not _publish(wanted, heads, directory, counters, now):
+            return said, heads
+        if said not in {Ruling.UNGATED, Ruling.AGAIN}:
+            return said, heads
+        said, heads = counters.decide(wanted, rule, time_left)
+    raise Unavailable("This could not be decided; send the request again.")
+
+
+def _publish(
+    wanted: Sequence[Series],
+    heads: Mapping[Series, Head],
+    directory: Directory,
+    counters: Counters,
+    now: datetime,
+) -> bool:
+    """Publish the gates that heads lack; whether they all have one then."""
+    customer = wanted[0].customer
+    snapshot = directory.snapshots_of([customer]).get(customer)
+    gates = {one: gate_of(snapshot, one.feature, directory.plan, now) for one in wanted} if snapshot else {}
+    if snapshot is None or not all(gates.values()):
+        return False
+    for series, gate in gates.items():
+        if gate is not None and not (series in heads and heads[series].gate):
+            counters.publish(series, write_gate(gate), snapshot.revision)
+    return True
+
+
+def _told(
+    customer: str,
+    feature: str,
+    quantity: Decimal,
+    status: Status,
+    heads: Mapping[Series, Head],
+    directory: Directory,
+    now: datetime,
+) -> Decision:
+    """The decision as it is after what was done; what was granted stays so, whatever the limits say by now."""
+    series = series_of(customer, feature)
+    head = heads.get(series)
+    gate = gate_in(head, series)
+    if gate is None and is_id(customer) and is_id(feature):
+        gate = _gate(customer, feature, directory, now)
+    if gate is None:
+        return _refuse_unknown(customer, feature, directory)
+    if status is Status.DENIED:
+        counts = gate.feature.aggregation is Aggregation.COUNT
+        return _decide(gate, head, customer, Decimal(1) if counts else quantity, None, now)
+    decision = _decide(gate, head, customer, ZERO, None, now)
+    if decision.allowed:
+        return decision
+    return replace(decision, allowed=True, reason=Reason.ALLOWED, retry_at=None)
+
+
+def answer_to_dict(answer: Answer) -> dict[str, Any]:
+    """The answer of the API to a consumption of one feature, or about a reservation: the check's, and what was done."""
+    (decision,) = answer.decisions
+    shown = decision_to_dict(decision) | {"status": answer.status.value}
+    made = answer.reservation
+    if made is None:
+        return shown
+    return shown | {
+        "id": made.id,
+        "quantity": format_decimal(made.quantity),
+        "expires_at": format_time(from_epoch_ms(made.expires * 1_000)),
+    }
+
+
+def answers_to_dict(request_id: str, answer: Answer) -> dict[str, Any]:
+    """The answer of the API to a consumption of several features."""
+    return {
+        "id": request_id,
+        "status": answer.status.value,
+        "allowed": answer.status is not Status.DENIED,
+        "items": [decision_to_dict(decision) for decision in answer.decisions],
+    }

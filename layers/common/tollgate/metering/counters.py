@@ -5,8 +5,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -18,17 +19,20 @@ from tollgate.kernel.errors import Unavailable
 from tollgate.metering.counting import Step, close_counter, count_events, settle_adjustment
 from tollgate.metering.model import Adjustment, Batch, Count, CounterId, Outcome, Series, Tally
 from tollgate.metering.series import (
+    Answer,
     Change,
     Head,
     Known,
     Missing,
+    Rule,
+    Verdict,
     essence,
     learn,
     refreshed,
 )
 from tollgate.metering.service import Archive
 
-__all__ = ["LostRace", "SeriesCounters"]
+__all__ = ["LostRace", "ReservationChanged", "SeriesCounters"]
 
 _WORKERS: Final = 50
 _PAUSE_SECONDS: Final = 0.02
@@ -45,11 +49,31 @@ logger = Logger(child=True)
 
 
 class LostRace(Exception):
-    """A write changed nothing, for another was first; `head` is what that one left, where the database said so."""
+    """A write changed nothing, for another was first; `heads` are what that one left, where the database said so."""
 
-    def __init__(self, head: Head | None = None) -> None:
+    def __init__(self, heads: Mapping[Series, Head] | None = None) -> None:
         super().__init__("another writer was first")
-        self.head = head
+        self.heads = heads or {}
+
+
+class ReservationChanged(Exception):
+    """A write changed nothing, for the reservation is not as it was known."""
+
+
+@dataclass(slots=True)
+class _Deciding:
+    """What is known of some series while a verdict on them is sought; of the `fresh` ones, from after it began."""
+
+    wanted: Sequence[Series]
+    known: dict[Series, Known]
+    fresh: set[Series] = field(default_factory=set)
+    kept: set[CounterId] = field(default_factory=set)
+
+    def lose(self, heads: Mapping[Series, Head]) -> None:
+        """Go on from the heads that another writer left; with none, from nothing."""
+        renewed = {series: refreshed(self.known.get(series), heads.get(series)) for series in heads or self.wanted}
+        self.known = {series: known for series, known in (self.known | renewed).items() if known is not None}
+        self.fresh = (self.fresh | set(heads)) & self.known.keys()
 
 
 class SeriesCounters(ABC):
@@ -77,6 +101,112 @@ class SeriesCounters(ABC):
         Raises:
             LostRace: what was known is no longer so.
         """
+
+    def publish(self, series: Series, gate: str, revision: int) -> None:
+        """Set the gate of a series, unless one of that revision or a higher one is there.
+
+        Raises:
+            Unavailable: the database did not answer.
+        """
+        for attempt in range(_APPLY_TRIES):
+            try:
+                self._publish(series, gate, revision)
+            except LostRace:
+                return
+            except Exception as error:
+                if failure_of(error) is Failure.FINAL:
+                    raise
+                self._wait(attempt, _LONGEST_PAUSE_SECONDS)
+            else:
+                return
+        raise Unavailable("The database cannot be written now; send the request again.")
+
+    @abstractmethod
+    def _write_together(
+        self, changes: Mapping[Series, Change], guards: Mapping[Series, int], known: Mapping[Series, Known]
+    ) -> dict[Series, Head]:
+        """Write changes of several series, all or nothing; gives their heads as they are then.
+
+        Raises:
+            LostRace: what was known is no longer so.
+        """
+
+    @abstractmethod
+    def _publish(self, series: Series, gate: str, revision: int) -> Head:
+        """Set the gate of a head, and make the head if there is none; gives it as it is then.
+
+        Raises:
+            LostRace: its gate is of that revision or a higher one.
+        """
+
+    def heads(self, wanted: Sequence[Series]) -> dict[Series, Head]:
+        """Those of the heads that exist, as they are now."""
+        return self._read_heads(wanted)
+
+    def decide(
+        self, wanted: Sequence[Series], rule: Rule[Answer], time_left: Callable[[], float]
+    ) -> tuple[Answer, dict[Series, Head]]:
+        """The verdict of a rule on some series, written as it says; and their heads as they are then.
+
+        What a warm function remembers may be outdated: then the write fails on a condition, and the rule is asked
+        again. A verdict with nothing to write is asked for again with what is read now, unless it is lasting.
+
+        Raises:
+            Unavailable: others kept writing, or the database did not answer, within the time left.
+            ReservationChanged: a reservation is not as it was known.
+        """
+        found = {series: known for series in wanted if (known := self._take(series))}
+        deciding = _Deciding(wanted, found)
+        attempt = 0
+        while time_left() > LONGEST_CALL_SECONDS + 1:
+            try:
+                verdict = self._decide(deciding, rule)
+            except LostRace as lost:
+                deciding.lose(lost.heads)
+                if (attempt := attempt + 1) > 1:
+                    self._wait(attempt, time_left())
+            except Exception as error:
+                failure = failure_of(error)
+                if failure is Failure.FINAL:
+                    raise
+                if failure is Failure.UNKNOWN:
+                    deciding.lose({})
+                self._wait(attempt := attempt + 1, time_left())
+            else:
+                if verdict is not None:
+                    for series in wanted:
+                        self._remember(series, deciding.known[series])
+                    return verdict.answer, {series: deciding.known[series].head or Head() for series in wanted}
+        raise Unavailable("This could not be decided in time; send the request again.")
+
+    def _decide(self, deciding: "_Deciding", rule: Rule[Answer]) -> Verdict[Answer] | None:
+        """A verdict that is true now; None where what is known was outdated, and is forgotten."""
+        if unknown := [series for series in deciding.wanted if series not in deciding.known]:
+            heads = self._read_heads(unknown)
+            deciding.known |= {series: Known(heads.get(series)) for series in unknown}
+            deciding.fresh.update(unknown)
+        verdict = self._ask(rule, deciding.known)
+        if verdict.changes:
+            for batch in verdict.batches:
+                if batch.counts[0].counter not in deciding.kept:
+                    self._keep(batch)
+                    deciding.kept.add(batch.counts[0].counter)
+            written = self._write_together(verdict.changes, verdict.guards, deciding.known)
+            for series, head in written.items():
+                learn(deciding.known[series], verdict.changes[series], head)
+        elif not verdict.is_lasting and deciding.fresh != set(deciding.wanted):
+            deciding.known = {series: deciding.known[series] for series in deciding.fresh}
+            return None
+        return verdict
+
+    def _ask(self, rule: Rule[Answer], known: Mapping[Series, Known]) -> Verdict[Answer]:
+        for _ in range(_ROUNDS):
+            said = rule(known)
+            if isinstance(said, Verdict):
+                return said
+            for series, missing in said.items():
+                self._load(series, known[series], missing)
+        raise LostRace
 
     def count(self, batches: Sequence[Batch], now: datetime, time_left: Callable[[], float]) -> list[list[Outcome]]:
         """Count batches side by side, each as often as it takes within the time left."""
@@ -128,6 +258,15 @@ class SeriesCounters(ABC):
         while waiting and time_left() > LONGEST_CALL_SECONDS + 1:
             try:
                 known = known or Known(self._read_heads([batch.series]).get(batch.series))
+                revision = known.head.revision if known.head else -1
+                if revision > batch.revision:
+                    self._remember(batch.series, known)
+                    return outcomes + [Outcome.OUTDATED] * len(waiting)
+                if revision < batch.revision and batch.gate is not None:
+                    # Before anything is archived: from now on nothing can be counted as an older snapshot has it.
+                    head = self._publish(batch.series, batch.gate(), batch.revision)
+                    known = refreshed(known, head) or Known(head)
+                    continue
                 step = self._plan(batch, waiting, known, now)
                 if step.change is not None:
                     archived = archived or self._keep(batch)
@@ -135,7 +274,7 @@ class SeriesCounters(ABC):
                 outcomes += step.outcomes
                 del waiting[: len(step.outcomes)]
             except LostRace as lost:
-                known = refreshed(known, lost.head)
+                known = refreshed(known, lost.heads.get(batch.series))
                 self._wait(attempt := attempt + 1, time_left())
             except Exception as error:
                 failure = failure_of(error)

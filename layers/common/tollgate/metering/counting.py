@@ -18,6 +18,7 @@ from tollgate.metering.model import (
     Adjustment,
     Count,
     CounterId,
+    Limit,
     Outcome,
     Scope,
     Series,
@@ -25,7 +26,7 @@ from tollgate.metering.model import (
     fold,
     receipt_tag,
 )
-from tollgate.metering.rates import RateState, record
+from tollgate.metering.rates import RateState, admit, ceiling, record, seconds_of
 from tollgate.metering.series import (
     DAY_SECONDS,
     LANES,
@@ -37,7 +38,9 @@ from tollgate.metering.series import (
     NewPage,
     Page,
     PastCounter,
+    RateChange,
     floor_of,
+    held,
     is_fresh,
     is_of_head,
     is_receipt,
@@ -49,7 +52,16 @@ from tollgate.metering.series import (
     time_key,
 )
 
-__all__ = ["Step", "close_counter", "count_events", "settle_adjustment"]
+__all__ = [
+    "Step",
+    "change_hold",
+    "close_counter",
+    "count_events",
+    "free_holds",
+    "most_before",
+    "open_counter",
+    "settle_adjustment",
+]
 
 MAX_GUARDS: Final = 30
 """Ids that one condition may name."""
@@ -81,9 +93,24 @@ class Step:
 
 
 def count_events(
-    series: Series, aggregation: Aggregation, counts: Sequence[Count], known: Known, now: datetime
+    series: Series,
+    aggregation: Aggregation,
+    counts: Sequence[Count],
+    known: Known,
+    now: datetime,
+    *,
+    limit: Limit | None = None,
 ) -> Step | Missing:
-    """Count the first of the events, as many as one write takes; or say what must be read before."""
+    """Count the first of the events, as many as one write takes; or say what must be read before.
+
+    Args:
+        series: what they count in.
+        aggregation: how they add up.
+        counts: the events.
+        known: what is known of the series.
+        now: the time of the function's clock.
+        limit: what each must fit in; what does not is denied.
+    """
     head = known.head or Head()
     frame = _frame(series, head, counts)
     if plain := _are_plain(counts, head, frame):
@@ -91,14 +118,16 @@ def count_events(
     else:
         taken = _affordable(counts, known, head)
         frame = frame if taken is counts else _frame(series, head, taken)
-        missing = Missing(periods={c.counter for c in taken if c.counter != head.counter} - known.periods.keys())
+        # Where nothing was ever written but a gate, there are no other periods.
+        others = {count.counter for count in taken if count.counter != head.counter} if head.structure else set()
+        missing = Missing(periods=others - known.periods.keys())
         looked = [look_for(count, known, missing) for count in taken]
     if missing:
         return missing
-    outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now)
+    outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now, limit)
     if not accepted:
         return Step(outcomes, None)
-    change = _Writer(series, aggregation, known, frame, plain=plain).write(accepted, rate)
+    change = _Writer(series, aggregation, known, frame, plain=plain).write(accepted, rate, limit, now)
     return change if isinstance(change, Missing) else Step(outcomes, change)
 
 
@@ -176,6 +205,7 @@ def _judge(
     head: Head,
     frame: _Frame | None,
     now: datetime,
+    limit: Limit | None,
 ) -> tuple[list[Outcome], list[Count], RateState]:
     """Whether each event is new: an outcome per event, those that are accepted, and the rate after them.
 
@@ -203,19 +233,46 @@ def _judge(
             if more >= MAX_QUANTITY:
                 outcomes.append(Outcome.OUT_OF_RANGE)
                 continue
+        if limit is not None and not _fits(count, aggregation, known, limit, now):
+            outcomes.append(Outcome.DENIED)
+            continue
         if count.rate is not None:
-            used = Decimal(1) if aggregation is Aggregation.COUNT else count.quantity
-            try:
-                rate = record(rate, count.rate, min(count.at, now), used)
-            except OverflowError:
-                outcomes.append(Outcome.OUT_OF_RANGE)
+            after = _rate_after(rate, count, aggregation, now, limited=limit is not None)
+            if isinstance(after, Outcome):
+                outcomes.append(after)
                 continue
+            rate = after
         if counter is not None:
             total = totals[counter] = more
         batch[key] = count.digest
         outcomes.append(Outcome.ACCEPTED)
         accepted.append(count)
     return outcomes, accepted, rate
+
+
+def _rate_after(
+    rate: RateState, count: Count, aggregation: Aggregation, now: datetime, *, limited: bool
+) -> RateState | Outcome:
+    """The rate with an event more; or why there is none. What must fit in counts now, the rest when it happened."""
+    assert count.rate is not None
+    used = Decimal(1) if aggregation is Aggregation.COUNT else count.quantity
+    try:
+        if limited:
+            return admit(rate, count.rate, now, used) or Outcome.DENIED
+        return record(rate, count.rate, min(count.at, now), used)
+    except OverflowError:
+        return Outcome.OUT_OF_RANGE
+
+
+def _fits(count: Count, aggregation: Aggregation, known: Known, limit: Limit, now: datetime) -> bool:
+    """Whether an event leaves its counter, with what is held by others, within the limit."""
+    if limit.quantity is None:
+        return True
+    after = _stored(count.counter, known).add(count, aggregation).quantity
+    others = held(known.head, now.timestamp()) if known.head else ZERO
+    if limit.settles is not None:
+        others = EXACT.subtract(others, limit.settles[1])
+    return EXACT.add(after, others) <= limit.quantity
 
 
 def _bucket_in_batch(count: Count, known: Known, head: Head, frame: _Frame) -> object:
@@ -270,13 +327,18 @@ class _Writer:
             and not frame.closes
             and frame.origin == self._old.origin
         )
-        self._change = Change(replace(self._old, hours=dict(self._old.hours)), adds=adds)
+        self._change = Change(replace(self._old, hours=dict(self._old.hours), holds=dict(self._old.holds)), adds=adds)
 
-    def write(self, accepted: Sequence[Count], rate: RateState) -> Change | Missing:
+    def write(self, accepted: Sequence[Count], rate: RateState, limit: Limit | None, now: datetime) -> Change | Missing:
         """The change that counts the events, or what must be read before."""
+        self._change.head.rate = rate
         if rate != self._old.rate:
-            self._change.head.rate, self._change.adds = rate, False
+            self._change.rate = self._rate_change(accepted, rate, limit, now)
+        if limit is not None:
+            self._place_holds(limit, now)
         self._place_tallies(accepted)
+        if limit is not None and limit.quantity is not None and self._change.added.events:
+            self._change.most = most_before(self._change, limit.quantity)
         self._place_ids(accepted)
         self._place_hours()
         if self._missing:
@@ -286,6 +348,22 @@ class _Writer:
         if self._structural or change.pages or change.periods or change.days:
             change.head.structure += 1
         return change
+
+    def _rate_change(
+        self, accepted: Sequence[Count], rate: RateState, limit: Limit | None, now: datetime
+    ) -> RateChange:
+        old, one = self._old.rate, accepted[0]
+        most = None
+        if limit is not None and one.rate is not None:
+            used = Decimal(1) if self._aggregation is Aggregation.COUNT else one.quantity
+            most = ceiling(old, one.rate, now, used)
+        return RateChange(old, rate, seconds_of(now), most)
+
+    def _place_holds(self, limit: Limit, now: datetime) -> None:
+        """Free the holds that have expired, and the one that the event takes the place of."""
+        free_holds(self._change, now)
+        if limit.settles is not None:
+            change_hold(self._change, limit.settles[0], -limit.settles[1])
 
     def _replace_head(self) -> None:
         """Have the head written as a whole, and its structure grow."""
@@ -319,6 +397,12 @@ class _Writer:
     def _is_closed(self, counter: CounterId) -> bool:
         past = self._known.periods.get(counter)
         return past is not None and past.closed is not None
+
+    def open(self, counter: CounterId) -> Change | Missing:
+        """The change that has the head hold a counter."""
+        self._turn_to(counter)
+        self._change.head.structure += 1
+        return self._missing or self._change
 
     def _turn_to(self, top: CounterId | None) -> None:
         """Move the head on to another counter."""
@@ -486,6 +570,46 @@ class _Writer:
         if tail is None or key == time_key(self._frame.start) or len(tail[1]) + len(ids) > FULL_TAIL:
             return NewPage(key, frozenset(ids), frozenset(digests))
         return NewPage(key, tail[1] | ids, tail[2] | digests, replaces=tail[0])
+
+
+# Holds
+
+
+def free_holds(change: Change, now: datetime) -> None:
+    """Have the holds leave the head that have expired."""
+    for expires in [each for each in change.head.holds if each <= now.timestamp()]:
+        change.freed[expires] = change.head.holds.pop(expires)
+
+
+def change_hold(change: Change, expires: int, quantity: Decimal) -> None:
+    """Hold more, or less, until a second; where nothing is held until then any more, the hold leaves the head."""
+    known = change.head.holds.get(expires, ZERO)
+    after = EXACT.add(known, quantity)
+    if quantity < 0 and not after:
+        change.freed[expires] = change.head.holds.pop(expires)
+    else:
+        change.held[expires], change.head.holds[expires] = quantity, after
+
+
+def most_before(change: Change, limit: Decimal) -> Decimal:
+    """What may be used and held before a change for it to be within a limit afterwards."""
+    most = EXACT.subtract(limit, change.added.quantity)
+    for quantity in change.held.values():
+        most = EXACT.subtract(most, quantity)
+    for quantity in change.freed.values():
+        most = EXACT.add(most, quantity)
+    return most
+
+
+def open_counter(series: Series, aggregation: Aggregation, counter: CounterId, known: Known) -> Change | Missing | None:
+    """Have the head hold the counter of a period before anything is counted in it; None where it does."""
+    head = known.head or Head()
+    if head.counter == counter:
+        return None
+    if head.structure and counter not in known.periods:
+        return Missing(periods={counter})
+    frame = _Frame(head.origin, head.start, head.end)
+    return _Writer(series, aggregation, known, frame, plain=False).open(counter)
 
 
 def _by_counter(counts: Sequence[Count]) -> dict[CounterId, Sequence[Count]]:

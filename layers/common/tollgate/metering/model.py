@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,8 +26,11 @@ __all__ = [
     "Count",
     "CounterId",
     "Event",
+    "Limit",
     "Outcome",
     "Rejection",
+    "Reservation",
+    "ReservationState",
     "Scope",
     "Series",
     "Tally",
@@ -62,6 +65,8 @@ class Outcome(StrEnum):
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
     OUT_OF_RANGE = "out_of_range"  # the counter would reach MAX_QUANTITY
+    DENIED = "denied"  # it would exceed its limit
+    OUTDATED = "outdated"  # what rules the feature has changed: the event is to be placed anew
     UNAVAILABLE = "unavailable"
 
 
@@ -145,11 +150,54 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The counts of one request for one series."""
+    """The counts of one request for one series, placed by a revision of the customer's snapshot.
+
+    `gate` makes the text that the gate has at that revision (catalog/gates.py).
+    """
 
     series: Series
     aggregation: Aggregation
     counts: tuple[Count, ...]
+    revision: int = 0
+    gate: Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What an event must fit in if it is to be counted, beside the limit of its rate.
+
+    Attributes:
+        quantity: the most that the counter may hold, with all that is reserved; None where nothing limits it.
+        settles: the hold that the event takes the place of: when it expires, and its quantity.
+    """
+
+    quantity: Decimal | None = None
+    settles: tuple[int, Decimal] | None = None
+
+
+class ReservationState(StrEnum):
+    """Where a reservation stands; an open one that has expired holds nothing."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Capacity of a feature that is held for work whose size is known only at its end.
+
+    `expires` is in seconds since 1970; `committed` is what the work took.
+    """
+
+    id: str
+    customer: str
+    feature: str
+    quantity: Decimal
+    seconds: int
+    expires: int
+    state: ReservationState = ReservationState.OPEN
+    committed: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """A series as it is stored, and what a writer knows of it. Pure.
 
-A series (a customer and feature) has one *head*: the counter of the open billing period, the ids counted last,
-and the sums of the last hours. All that it holds besides is written together with the head, in one transaction,
-and bumps its `structure`; so whoever knows the head of that structure knows that nothing else has changed:
+A series (a customer and feature) has one *head*: the gate that decides about the feature, the counter of the open
+billing period with what is held of it, the ids counted last, and the sums of the last hours. All that it holds
+besides is written together with the head, in one transaction, and bumps its `structure`; so whoever knows the head of
+that structure knows that nothing else has changed:
 
 pages     the ids that left the head, by *bucket*: a stretch of time, or a receipt day and lane
 periods   the counters of other billing periods
@@ -13,17 +14,20 @@ The buckets of time follow each other without a gap. Only the newest, the open o
 beyond all that was counted; so the bucket of a counted event never changes, however the rate of events does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Final
+from decimal import Decimal
+from typing import Final, Generic, TypeVar
 
-from tollgate.metering.model import Count, CounterId, Scope, Series, Tally, receipt_tag
+from tollgate.kernel.money import EXACT, ZERO
+from tollgate.metering.model import Batch, Count, CounterId, Reservation, Scope, Series, Tally, receipt_tag
 from tollgate.metering.rates import RateState
 
 __all__ = [
     "DAY_SECONDS",
     "LANES",
+    "Answer",
     "Change",
     "DayId",
     "Head",
@@ -33,8 +37,12 @@ __all__ = [
     "NewPage",
     "Page",
     "PastCounter",
+    "RateChange",
+    "Rule",
+    "Verdict",
     "essence",
     "floor_of",
+    "held",
     "is_fresh",
     "is_known",
     "is_of_head",
@@ -54,12 +62,15 @@ __all__ = [
 HEAD_BYTES: Final = 1_010
 """A write is billed per started KB of the head."""
 ID_BYTES: Final = 16
+LEAST_ROOM: Final = 16
+"""Ids that the head holds at least: fewer would cost more in transactions than another KB of it does."""
 LANES: Final = (1, 4, 16, 64, 256, 1_024, 4_096)
 """In how many lanes the ids of a receipt day are kept, the more the more there are."""
 DAY_SECONDS: Final = 86_400
 HOUR_SECONDS: Final = 3_600
 
 DayId = tuple[CounterId, date]
+Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
@@ -75,6 +86,8 @@ class Head:
             as `lanes` says for this day and the one before: (day, number of lanes), in order of use.
         ids, digests: 12 bytes of each event counted last, and 4 that say with which body.
         hours: the sums of the open counter's hours that are in no day item yet.
+        holds: what is reserved and not yet counted, by the second at which it expires.
+        gate, revision: what decides about the feature, and the revision of the customer's snapshot it was made of.
     """
 
     structure: int = 0
@@ -91,6 +104,9 @@ class Head:
     digests: frozenset[bytes] = frozenset()
     hours: dict[datetime, Tally] = field(default_factory=dict)
     rate: RateState = field(default_factory=RateState)
+    holds: dict[int, Decimal] = field(default_factory=dict)
+    gate: str = ""
+    revision: int = 0
 
 
 @dataclass(slots=True)
@@ -159,13 +175,29 @@ class Missing:
         return bool(self.pages or self.floors or self.periods or self.days or self.markers)
 
 
+@dataclass(frozen=True, slots=True)
+class RateChange:
+    """How a rate's figures change; `most` is what the one that grows may be for this to be within the limit."""
+
+    old: RateState
+    new: RateState
+    now: Decimal
+    most: Decimal | None = None
+
+
 @dataclass(slots=True)
 class Change:
     """A write: the head as it becomes, and the items that go with it.
 
-    `adds` tells how the head is written. True: sums and ids are added to whatever they are by then, on condition
-    of the head's structure, of room for the new `ids`, and of each of them being new. False: the head is replaced,
-    on condition that it is exactly the one known.
+    `adds` tells how the head is written. True: sums, holds and ids are added to whatever they are by then, on
+    condition of the head's structure, of no gate newer than the head's, of room for the new `ids`, and of each of
+    them being new. False: the head is replaced, on condition that it is exactly the one known.
+
+    Attributes:
+        held: what is held more, or less, by the second at which it expires.
+        freed: holds that have expired, which leave the head.
+        most: what is used and held, before the write, may be at most.
+        reservation: it is written too, on condition that it still is as `reserved`; with None, that there is none.
     """
 
     head: Head
@@ -181,15 +213,55 @@ class Change:
     markers: dict[bytes, Marker] = field(default_factory=dict)
     adjusted: list[CounterId] = field(default_factory=list)
     settled: list[CounterId] = field(default_factory=list)
+    held: dict[int, Decimal] = field(default_factory=dict)
+    freed: dict[int, Decimal] = field(default_factory=dict)
+    most: Decimal | None = None
+    rate: RateChange | None = None
+    reservation: Reservation | None = None
+    reserved: Reservation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Generic[Answer]):
+    """What a rule says of several series at once, and what is to be written, all or nothing, before it is true.
+
+    Attributes:
+        answer: what it says.
+        changes: a change of each series that has one.
+        guards: the revisions that the gates of other series must have.
+        batches: what is archived before.
+        is_lasting: whether it holds though what is known may be outdated.
+    """
+
+    answer: Answer
+    changes: Mapping[Series, Change] = field(default_factory=dict)
+    guards: Mapping[Series, int] = field(default_factory=dict)
+    batches: Sequence[Batch] = ()
+    is_lasting: bool = False
+
+
+Rule = Callable[[Mapping[Series, Known]], Verdict[Answer] | Mapping[Series, Missing]]
+"""A verdict on what is known of some series, or what must be read before."""
+
+
+def held(head: Head, now: float) -> Decimal:
+    """What is held and has not expired, at a time in seconds since 1970."""
+    total = ZERO
+    for expires, quantity in head.holds.items():
+        if expires > now:
+            total = EXACT.add(total, quantity)
+    return total
 
 
 def room_of(head: Head, series: Series) -> int:
-    """How many ids the head holds within a KB, from the sizes that DynamoDB bills for."""
+    """How many ids the head holds within a KB, from the sizes that DynamoDB bills for; or within more, to hold some."""
     counter = len(head.counter.subscription) + 24 if head.counter else 0
     rate = 120 if head.rate.window_seconds else 0
     fixed = len(series.customer) + len(series.feature) + counter + rate + len(head.tally.latest) + 12 * len(head.lanes)
     hours = sum(34 + len(tally.latest) for tally in head.hours.values())
-    return (HEAD_BYTES - 140 - fixed - hours) // ID_BYTES
+    taken = 165 + fixed + hours + len(head.gate.encode()) + 20 * len(head.holds)
+    units = max(-(-(taken + LEAST_ROOM * ID_BYTES - HEAD_BYTES) // 1_024), 0)
+    return (HEAD_BYTES + units * 1_024 - taken) // ID_BYTES
 
 
 def is_receipt(event_hash: bytes) -> bool:

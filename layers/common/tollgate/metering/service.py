@@ -1,11 +1,12 @@
 """Use cases of metering: events in, usage out."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
+from tollgate.catalog.gates import gate_of, write_gate
 from tollgate.catalog.model import (
     Aggregation,
     Customer,
@@ -31,6 +32,7 @@ from tollgate.metering.model import (
     Event,
     Outcome,
     Rejection,
+    Reservation,
     Scope,
     Series,
     Tally,
@@ -38,11 +40,15 @@ from tollgate.metering.model import (
     shard_of,
     time_of_id,
 )
-from tollgate.metering.rates import RateState
+from tollgate.metering.series import Answer, Head, Rule
 
-__all__ = ["Archive", "Counters", "Directory", "Result", "governing", "ingest", "results_to_dict"]
+__all__ = ["Archive", "Counters", "Directory", "Memory", "Result", "governing", "ingest", "results_to_dict"]
 
 _HOUR: Final = timedelta(hours=1)
+_REMEMBERED: Final = 10_000
+_PLACINGS: Final = 5
+"""How often an event is placed: once, and again when what ruled it is found to have changed."""
+_CHANGEABLE: Final = frozenset({"no_subscription", "feature_not_in_plan"})
 _TOLD: Final = {outcome: outcome.value for outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT)}
 
 
@@ -69,7 +75,8 @@ class Counters(Protocol):
         """Count batches, no two of which are of one series: an outcome per event, in order.
 
         An event answered UNAVAILABLE may or may not have been counted: the same event sent again is
-        then a duplicate or is counted. `time_left` gives the seconds in which to answer.
+        then a duplicate or is counted. One answered OUTDATED was placed by a revision of the customer's snapshot
+        that is no longer the newest, and was not counted. `time_left` gives the seconds in which to answer.
         """
 
     def tallies(self, counters: Iterable[CounterId], shards: Mapping[str, int] | None = None) -> dict[CounterId, Tally]:
@@ -83,8 +90,22 @@ class Counters(Protocol):
     ) -> list[tuple[datetime, CounterId, Tally]]:
         """What the hours that begin in [start, end) hold, in the order of time; an hour may come in several parts."""
 
-    def rate(self, customer: str, feature: str) -> RateState:
-        """Where a customer stands in a rate limit."""
+    def heads(self, wanted: Sequence[Series]) -> dict[Series, Head]:
+        """Those of the heads that exist, as they are now."""
+
+    def heads_of(self, customer: str) -> tuple[frozenset[str], dict[Series, Head]]:
+        """All heads of a customer, and which features have gates; one read."""
+
+    def decide(
+        self, wanted: Sequence[Series], rule: Rule[Answer], time_left: Callable[[], float]
+    ) -> tuple[Answer, dict[Series, Head]]:
+        """The verdict of a rule on some series, written as it says; and their heads as they are then."""
+
+    def publish(self, series: Series, gate: str, revision: int) -> None:
+        """Set the gate of a series, unless one of that revision or a higher one is there."""
+
+    def reservation(self, reservation_id: str) -> Reservation | None:
+        """The reservation, if there is one."""
 
     def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
         """Whether each event is among those that were counted, in that very form: id, body and time."""
@@ -141,6 +162,35 @@ def governing(
     return None
 
 
+class Memory:
+    """The snapshots that a warm function remembers.
+
+    They may be outdated: then no event is counted by them, for a head's gate that is newer refuses it, and none is
+    rejected before its customer's snapshot has been read again.
+    """
+
+    def __init__(self) -> None:
+        self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
+
+    def recall(self, customers: Iterable[str], directory: Directory) -> tuple[dict[str, Snapshot], set[str]]:
+        """The snapshots of customers; and of which of them it was read just now."""
+        wanted = set(customers)
+        found = {one: self._snapshots[one] for one in wanted if one in self._snapshots}
+        for one in found:
+            self._snapshots.move_to_end(one)
+        unknown = wanted - found.keys()
+        read = directory.snapshots_of(unknown) if unknown else {}
+        self._snapshots.update(read)
+        while len(self._snapshots) > _REMEMBERED:
+            self._snapshots.popitem(last=False)
+        return found | read, unknown
+
+    def forget(self, customers: Iterable[str]) -> None:
+        """Have snapshots read again."""
+        for one in customers:
+            self._snapshots.pop(one, None)
+
+
 def ingest(
     events: Sequence[Event | Rejection],
     *,
@@ -149,6 +199,7 @@ def ingest(
     now: datetime,
     time_left: Callable[[], float],
     announcer: Announcer | None = None,
+    memory: Memory | None = None,
 ) -> list[Result]:
     """Count events: a result per event, in order. Safe to repeat: what was counted is a duplicate then.
 
@@ -157,30 +208,56 @@ def ingest(
     Raises:
         Unavailable: a threshold could not be told; the events were counted, and may be sent again.
     """
-    snapshots = directory.snapshots_of({event.customer for event in events if isinstance(event, Event)})
-    placed = _Placement(snapshots, directory, now)
+    memory = memory or Memory()
     results: list[Result | None] = [None] * len(events)
-    counts: dict[Series, tuple[list[int], list[Count]]] = {}
-    for place, event in enumerate(events):
-        found = event if isinstance(event, Rejection) else placed.find(event)
-        if isinstance(found, Rejection):
-            results[place] = Result(found.id, "rejected", found.reason, found.detail, found.pointer)
-            continue
-        series, count = found
-        places, group = counts.get(series) or counts.setdefault(series, ([], []))
-        places.append(place)
-        group.append(count)
-    batches = [
-        Batch(series, placed.features[series.feature].aggregation, tuple(group))
-        for series, (_, group) in counts.items()
-    ]
-    for (places, _), outcomes in zip(counts.values(), counters.count(batches, now, time_left), strict=True):
-        for place, outcome in zip(places, outcomes, strict=True):
-            results[place] = _result(events[place].id, outcome)
-    if announcer is not None and placed.watched:
-        announcer.announce(_reached(placed.watched, counters, now))
-    settled = [result for result in results if result is not None]
+    watched: dict[CounterId, _Terms] = {}
+    waiting: Sequence[int] = range(len(events))
+    for _ in range(_PLACINGS):
+        customers = {event.customer for place in waiting if isinstance(event := events[place], Event)}
+        snapshots, read = memory.recall(customers, directory)
+        placed = _Placement(snapshots, read, directory, now)
+        waiting = _count(waiting, events, placed, counters, time_left, results)
+        watched |= placed.watched
+        if not waiting:
+            break
+        memory.forget(event.customer for place in waiting if isinstance(event := events[place], Event))
+    if announcer is not None and watched:
+        announcer.announce(_reached(watched, counters, now))
+    settled = [result or _result(event.id, Outcome.UNAVAILABLE) for result, event in zip(results, events, strict=True)]
     return _explain_unknown(settled, events, directory)
+
+
+def _count(
+    waiting: Sequence[int],
+    events: Sequence[Event | Rejection],
+    placed: "_Placement",
+    counters: Counters,
+    time_left: Callable[[], float],
+    results: list[Result | None],
+) -> list[int]:
+    """Place and count some of the events; gives those that must be placed again by what is true now."""
+    again: list[int] = []
+    counts: dict[Series, tuple[list[int], list[Count]]] = {}
+    for place in waiting:
+        event = events[place]
+        found = event if isinstance(event, Rejection) else placed.find(event)
+        if not isinstance(found, Rejection):
+            series, count = found
+            places, group = counts.get(series) or counts.setdefault(series, ([], []))
+            places.append(place)
+            group.append(count)
+        elif isinstance(event, Event) and found.reason in _CHANGEABLE and event.customer not in placed.read:
+            again.append(place)
+        else:
+            results[place] = Result(found.id, "rejected", found.reason, found.detail, found.pointer)
+    batches = [placed.batch(series, group) for series, (_, group) in counts.items()]
+    for (places, _), outcomes in zip(counts.values(), counters.count(batches, placed.now, time_left), strict=True):
+        for place, outcome in zip(places, outcomes, strict=True):
+            if outcome is Outcome.OUTDATED:
+                again.append(place)
+            else:
+                results[place] = _result(events[place].id, outcome)
+    return again
 
 
 @dataclass(slots=True)
@@ -204,12 +281,13 @@ class _Terms:
 class _Placement:
     """Finds where each event of a request counts; remembers what it found."""
 
-    def __init__(self, snapshots: dict[str, Snapshot], directory: Directory, now: datetime) -> None:
-        self.features: dict[str, Feature] = {}
+    def __init__(self, snapshots: dict[str, Snapshot], read: set[str], directory: Directory, now: datetime) -> None:
         self.watched: dict[CounterId, _Terms] = {}
+        self.read = read
+        self.now = now
+        self._features: dict[str, Feature] = {}
         self._snapshots = snapshots
         self._directory = directory
-        self._now = now
         self._oldest = now - MAX_AGE
         self._newest = now + MAX_AHEAD
         self._terms: dict[tuple[str, str], _Terms] = {}
@@ -217,7 +295,7 @@ class _Placement:
     def find(self, event: Event) -> tuple[Series, Count] | Rejection:
         """The series that an event counts in, and the event ready to be counted."""
         told = event.time or time_of_id(event.id)
-        at = told or self._now
+        at = told or self.now
         if not self._oldest <= at <= self._newest:
             where = "/time" if event.time else "/id"
             if at > self._newest:
@@ -250,6 +328,16 @@ class _Placement:
         # Events not known by their time could not be found again after a change of the number of shards: shard 0.
         return (_shard(count, terms) if terms.shards and scope is Scope.TIME else terms.series), count
 
+    def batch(self, series: Series, counts: Sequence[Count]) -> Batch:
+        """Counts of a series, with the revision that they were placed by."""
+        snapshot, feature = self._snapshots[series.customer], series.feature
+
+        def gate() -> str:
+            found = gate_of(snapshot, feature, self._directory.plan, self.now)
+            return write_gate(found) if found else ""
+
+        return Batch(series, self._features[feature].aggregation, tuple(counts), snapshot.revision, gate)
+
     def _find(self, event: Event, at: datetime) -> _Terms | Rejection:
         snapshot = self._snapshots.get(event.customer, Snapshot())
         found = governing(snapshot.subscriptions, event.feature, at, self._directory)
@@ -258,12 +346,15 @@ class _Placement:
         subscription, granted = found
         if granted.feature.type is FeatureType.BOOLEAN:
             return Rejection(event.id, "not_metered", f"{event.feature} is a boolean feature: it is not counted")
-        self.features[event.feature] = granted.feature
+        granted = snapshot.terms(granted, at)
+        self._features[event.feature] = granted.feature
         period, hour = subscription.period(at), local_hour(at, subscription.timezone)
-        starts = [one.starts_at for one in snapshot.subscriptions]
+        edges = [one.starts_at for one in snapshot.subscriptions]
+        override = snapshot.overrides.get(event.feature)
+        edges += [override.expires_at] if override and override.expires_at else []
         terms = _Terms(
-            max([period.start, *(start for start in starts if start <= at)]),
-            min([period.end, *(start for start in starts if start > at)]),
+            max([period.start, *(edge for edge in edges if edge <= at)]),
+            min([period.end, *(edge for edge in edges if edge > at)]),
             CounterId(event.customer, event.feature, subscription.id, period.start),
             period.end,
             subscription.timezone,

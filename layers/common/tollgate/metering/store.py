@@ -1,12 +1,14 @@
 """Counters in the usage table.
 
     pk                              sk                                     what
-    HEAD#customer                   feature                                the head of a series
+    HEAD#customer                   feature                                the head of a series, with its gate
+    HEAD#customer                   #                                      the features that have gates
     COUNTER#customer#feature#shard  PAGE#bucket#structure                  ids that left the head
     COUNTER#customer#feature#shard  PERIOD#subscription#period start       a counter that is not in the head
     COUNTER#customer#feature#shard  DAY#date#subscription#period start     sums of hours that left the head
     EVENT#hash                      MARKER                                 an event known by its id alone was seen
     ADJUST#subscription             feature#shard#period start             its closed period has had events since
+    RESERVATION#id                  STATE                                  a reservation, open or settled
 
 The usual write is one conditional update of the head. All others are one transaction, in which the head is
 written on condition of its structure, so that it guards whatever else is in it (see series.py). A condition
@@ -17,6 +19,7 @@ and its expressions cost twice the time. Whether the ids of the head are known t
 them is decided by the condition alone; nothing read before needs to be true.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,13 +29,25 @@ from botocore.exceptions import ClientError
 from pynamodb.attributes import BinaryAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute, UTCDateTimeAttribute
 from pynamodb.expressions.condition import Condition
 
-from tollgate.catalog.model import Aggregation
+from tollgate.catalog.model import Aggregation, RateAlgorithm
 from tollgate.catalog.periods import Period
+from tollgate.catalog.snapshots import Published
 from tollgate.kernel.dynamodb import DecimalAttribute, UsageTable, connect
 from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.money import EXACT
 from tollgate.kernel.time import format_time, parse_time, system_clock
-from tollgate.metering.counters import LostRace, SeriesCounters
-from tollgate.metering.model import EPOCH, MAX_QUANTITY, Adjustment, Count, CounterId, Series, Tally
+from tollgate.metering.counters import LostRace, ReservationChanged, SeriesCounters
+from tollgate.metering.model import (
+    EPOCH,
+    MAX_QUANTITY,
+    Adjustment,
+    Count,
+    CounterId,
+    Reservation,
+    ReservationState,
+    Series,
+    Tally,
+)
 from tollgate.metering.rates import RateState
 from tollgate.metering.series import (
     Change,
@@ -43,6 +58,7 @@ from tollgate.metering.series import (
     Missing,
     Page,
     PastCounter,
+    RateChange,
     floor_of,
     is_known,
     missing_for,
@@ -62,6 +78,7 @@ _SMALL_PAGE: Final = 48
 _TRIES: Final = 20
 _HOUR: Final = 3_600
 _DAY: Final = 86_400
+_FEATURES: Final = "#"
 
 
 class PageItem(UsageTable, discriminator="page"):
@@ -145,24 +162,66 @@ class DynamoCounters(SeriesCounters):
                     known.markers[name] = Marker(item.digest, item.until.astimezone(UTC), times)
 
     def _write(self, series: Series, change: Change, known: Known) -> Head:
-        old = known.head
-        others = list(_other_writes(series, change, known))
-        if change.adds and old is not None:
-            write = {"Update": _head_update(series, change, old)}
-        else:
-            write = {"Put": _head_put(series, change.head, old)}
+        return self._write_together({series: change}, {}, {series: known})[series]
+
+    def _write_together(
+        self, changes: Mapping[Series, Change], guards: Mapping[Series, int], known: Mapping[Series, Known]
+    ) -> dict[Series, Head]:
+        writes = [_head_write(series, change, known[series].head) for series, change in changes.items()]
+        writes += [_guard(series, revision) for series, revision in guards.items()]
+        others = [write for series, change in changes.items() for write in _other_writes(series, change, known[series])]
+        order = [*changes, *guards]
         try:
-            if others:
-                _client().transact_write_items(TransactItems=[write, *others])
-                return change.head
-            if "Put" in write:
-                _client().put_item(**write["Put"])
-                return change.head
-            answer = _client().update_item(**write["Update"], ReturnValues="ALL_NEW")
+            if others or len(order) > 1:
+                _client().transact_write_items(TransactItems=[*writes, *others])
+                return {series: change.head for series, change in changes.items()}
+            ((series, change),) = changes.items()
+            if "Put" in writes[0]:
+                _client().put_item(**writes[0]["Put"])
+                return {series: change.head}
+            answer = _client().update_item(**writes[0]["Update"], ReturnValues="ALL_NEW")
         except ClientError as error:
-            _raise_if_lost(error, series)
+            reserves = any(change.reservation is not None for change in changes.values())
+            _raise_if_lost(error, order, reservation_at=len(writes) + len(others) - 1 if reserves else None)
+            raise
+        return {series: _head(answer["Attributes"], series)}
+
+    def _publish(self, series: Series, gate: str, revision: int) -> Head:
+        try:
+            answer = _client().update_item(**_gate_update(series, gate, revision), ReturnValues="ALL_NEW")
+        except ClientError as error:
+            _raise_if_lost(error, [series])
             raise
         return _head(answer["Attributes"], series)
+
+    def published(self, customer: str) -> Published:
+        """All gates of a customer."""
+        gates: dict[tuple[str, int], tuple[int, str]] = {}
+        features: frozenset[str] = frozenset()
+        for item in _partition(customer):
+            if item["sk"]["S"] == _FEATURES:
+                features = frozenset(item["f"].get("SS", ())) if "f" in item else frozenset()
+            elif item.get("g"):
+                series = _series(customer, item)
+                gates[series.feature, series.shard] = int(item["r"]["N"]), item["g"]["S"]
+        return Published(gates, features)
+
+    def publish_gate(self, customer: str, feature: str, shard: int, text: str, revision: int) -> None:
+        """Set a gate, unless one of that revision or a higher one is there."""
+        self.publish(Series(customer, feature, shard), text, revision)
+
+    def publish_features(self, customer: str, features: frozenset[str], revision: int) -> None:
+        """Say which features have gates, unless that was said at that revision or a higher one."""
+        item: dict[str, Any] = {"pk": {"S": f"HEAD#{customer}"}, "sk": {"S": _FEATURES}, "r": _n(revision)}
+        if features:
+            item["f"] = {"SS": sorted(features)}
+        with contextlib.suppress(_client().exceptions.ConditionalCheckFailedException):
+            _client().put_item(
+                TableName=_table(),
+                Item=item,
+                ConditionExpression="attribute_not_exists(r) OR r < :revision",
+                ExpressionAttributeValues={":revision": _n(revision)},
+            )
 
     # Reading
 
@@ -203,11 +262,22 @@ class DynamoCounters(SeriesCounters):
                 rows += [(hour, counter, tally) for hour, tally in _day_hours(item).items()]
         return sorted((row for row in rows if start <= row[0] < end), key=lambda row: row[0])
 
-    def rate(self, customer: str, feature: str) -> RateState:
-        """Where a customer stands in a rate limit."""
-        series = Series(customer, feature)
-        head = self._read_heads([series]).get(series)
-        return head.rate if head else RateState()
+    def heads_of(self, customer: str) -> tuple[frozenset[str], dict[Series, Head]]:
+        """All heads of a customer, and which features have gates; one read."""
+        features: frozenset[str] = frozenset()
+        heads: dict[Series, Head] = {}
+        for item in _partition(customer):
+            if item["sk"]["S"] == _FEATURES:
+                features = frozenset(item["f"]["SS"]) if "f" in item else frozenset()
+            else:
+                series = _series(customer, item)
+                heads[series] = _head(item, series)
+        return features, heads
+
+    def reservation(self, reservation_id: str) -> Reservation | None:
+        """The reservation, if there is one."""
+        answer = _client().get_item(TableName=_table(), Key=_reservation_key(reservation_id), ConsistentRead=True)
+        return _reservation(answer["Item"]) if "Item" in answer else None
 
     def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
         """Whether each event is among those that were counted, in that very form: id, body and time."""
@@ -247,58 +317,168 @@ class DynamoCounters(SeriesCounters):
 # Writes
 
 
+def _head_write(series: Series, change: Change, old: Head | None) -> dict[str, Any]:
+    if change.adds and old is not None:
+        return {"Update": _head_update(series, change, old)}
+    return {"Put": _head_put(series, change.head, old)}
+
+
+def _guard(series: Series, revision: int) -> dict[str, Any]:
+    """That a gate is the one it was decided by."""
+    request: dict[str, Any] = {
+        "TableName": _table(),
+        "Key": _head_key(series),
+        "ConditionExpression": "r = :revision",
+        "ExpressionAttributeValues": {":revision": _n(revision)},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    return {"ConditionCheck": request}
+
+
+class _Update:
+    """An update expression with its condition in the making."""
+
+    def __init__(self) -> None:
+        self.adds: list[str] = []
+        self.sets: list[str] = []
+        self.removes: list[str] = []
+        self.conditions: list[str] = []
+        self.names: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
+
+    def request(self, series: Series) -> dict[str, Any]:
+        """The arguments of UpdateItem."""
+        parts = {"ADD": self.adds, "SET": self.sets, "REMOVE": self.removes}
+        request = {
+            "TableName": _table(),
+            "Key": _head_key(series),
+            "UpdateExpression": " ".join(f"{verb} {', '.join(each)}" for verb, each in parts.items() if each),
+            "ConditionExpression": " AND ".join(self.conditions),
+            "ExpressionAttributeValues": self.values,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return request | ({"ExpressionAttributeNames": self.names} if self.names else {})
+
+
 def _head_update(series: Series, change: Change, old: Head) -> dict[str, Any]:
     """Add to the head, on condition of its structure, and that it holds none of the new ids and has room for them."""
-    head = change.head
-    names: dict[str, str] = {}
-    values: dict[str, Any] = {
-        ":structure": _n(old.structure),
-        ":quantity": _n(change.added.quantity),
-        ":events": _n(change.added.events),
-        ":ceiling": _n(MAX_QUANTITY - change.added.quantity),
-    }
-    adds, sets = ["u :quantity", "n :events"], []
-    conditions = ["s = :structure", "u < :ceiling"]
-    if change.ids:
-        adds += ["i :ids", "j :digests"]
-        values |= {
-            ":ids": {"BS": sorted(change.ids)},
-            ":digests": {"BS": sorted(change.digests)},
-            ":room": _n(change.room - len(change.ids)),
+    head, update = change.head, _Update()
+    update.values = {":structure": _n(old.structure), ":revision": _n(old.revision)}
+    update.conditions = ["s = :structure", "r <= :revision"]
+    if change.added.events:
+        update.adds = ["u :quantity", "n :events"]
+        update.values |= {
+            ":quantity": _n(change.added.quantity),
+            ":events": _n(change.added.events),
+            ":ceiling": _n(MAX_QUANTITY - change.added.quantity),
         }
-        conditions.append("(attribute_not_exists(i) OR size(i) <= :room)")
-        for place, each in enumerate(change.ids):
-            values[f":i{place}"] = {"B": each}
-            conditions.append(f"NOT contains(i, :i{place})")
+        update.conditions.append("u < :ceiling")
+    if change.ids:
+        _add_ids(update, change)
+    _add_hours(update, change)
+    _add_holds(update, change)
+    if change.rate is not None:
+        _add_rate(update, change.rate)
+    if head.structure != old.structure:
+        update.sets.append("s = :next")
+        update.values[":next"] = _n(head.structure)
+    if head.end != old.end:
+        update.sets.append("e = :end")
+        update.values[":end"] = _n(head.end)
+    return update.request(series)
+
+
+def _add_ids(update: _Update, change: Change) -> None:
+    update.adds += ["i :ids", "j :digests"]
+    update.values |= {
+        ":ids": {"BS": sorted(change.ids)},
+        ":digests": {"BS": sorted(change.digests)},
+        ":room": _n(change.room - len(change.ids)),
+    }
+    update.conditions.append("(attribute_not_exists(i) OR size(i) <= :room)")
+    for place, each in enumerate(change.ids):
+        update.values[f":i{place}"] = {"B": each}
+        update.conditions.append(f"NOT contains(i, :i{place})")
+
+
+def _add_hours(update: _Update, change: Change) -> None:
     if change.hours:
-        values[":zero"] = _n(0)
+        update.values[":zero"] = _n(0)
     for place, (hour, tally) in enumerate(change.hours.items()):
         quarter = _quarter(hour)
-        names |= {f"#q{place}": quarter, f"#n{place}": f"{quarter}n"}
-        values |= {f":q{place}": _n(tally.quantity), f":n{place}": _n(tally.events)}
-        sets += [
+        update.names |= {f"#q{place}": quarter, f"#n{place}": f"{quarter}n"}
+        update.values |= {f":q{place}": _n(tally.quantity), f":n{place}": _n(tally.events)}
+        update.sets += [
             f"h.#q{place} = if_not_exists(h.#q{place}, :zero) + :q{place}",
             f"h.#n{place} = if_not_exists(h.#n{place}, :zero) + :n{place}",
         ]
-    if head.structure != old.structure:
-        sets.append("s = :next")
-        values[":next"] = _n(head.structure)
-    if head.end != old.end:
-        sets.append("e = :end")
-        values[":end"] = _n(head.end)
-    request = {
-        "TableName": _table(),
-        "Key": _head_key(series),
-        "UpdateExpression": f"ADD {', '.join(adds)}" + (f" SET {', '.join(sets)}" if sets else ""),
-        "ConditionExpression": " AND ".join(conditions),
-        "ExpressionAttributeValues": values,
-        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-    }
-    return request | ({"ExpressionAttributeNames": names} if names else {})
+
+
+def _add_holds(update: _Update, change: Change) -> None:
+    """What is used and held changes together, under the limit; holds that expired leave as they are known."""
+    taken = change.added.quantity
+    for place, (expires, quantity) in enumerate(change.held.items()):
+        taken = EXACT.add(taken, quantity)
+        update.names[f"#h{place}"] = str(expires)
+        update.values |= {":zero": _n(0), f":h{place}": _n(quantity)}
+        update.sets.append(f"v.#h{place} = if_not_exists(v.#h{place}, :zero) + :h{place}")
+        if quantity < 0:
+            update.conditions.append(f"v.#h{place} >= :least{place}")
+            update.values[f":least{place}"] = _n(-quantity)
+    for place, (expires, quantity) in enumerate(change.freed.items()):
+        taken = EXACT.subtract(taken, quantity)
+        update.names[f"#f{place}"] = str(expires)
+        update.values[f":f{place}"] = _n(quantity)
+        update.removes.append(f"v.#f{place}")
+        update.conditions.append(f"v.#f{place} = :f{place}")
+    update.adds.append("t :taken")
+    update.values[":taken"] = _n(taken)
+    if change.most is not None:
+        update.conditions.append("t <= :most")
+        update.values[":most"] = _n(change.most)
+
+
+def _add_rate(update: _Update, change: RateChange) -> None:
+    """Add to the figure that grows where others may do so at once; else put what is exactly known in place of it."""
+    old, new = change.old, change.new
+    is_same = old.window_seconds == new.window_seconds and old.algorithm is new.algorithm
+    if new.algorithm is RateAlgorithm.TOKEN_BUCKET:
+        if is_same and change.most is not None and old.tat > change.now:
+            update.sets.append("w.t = w.t + :took")
+            update.conditions += ["w.s = :window_seconds", "w.a = :algorithm", "w.t > :now", "w.t < :tat"]
+            update.values |= {
+                ":took": _n(new.tat - old.tat),
+                ":now": _n(change.now),
+                ":tat": _n(change.most),
+                ":window_seconds": _n(new.window_seconds),
+                ":algorithm": {"S": new.algorithm.value},
+            }
+            return
+    elif is_same and old.window == new.window and old.previous == new.previous:
+        update.sets.append("w.c = w.c + :used")
+        update.conditions += ["w.s = :window_seconds", "w.a = :algorithm", "w.w = :window", "w.p = :previous"]
+        update.values |= {
+            ":used": _n(EXACT.subtract(new.count, old.count)),
+            ":window": _n(new.window),
+            ":previous": _n(new.previous),
+            ":window_seconds": _n(new.window_seconds),
+            ":algorithm": {"S": new.algorithm.value},
+        }
+        if change.most is not None:
+            update.conditions.append("w.c <= :count")
+            update.values[":count"] = _n(change.most)
+        return
+    update.sets.append("w = :rate")
+    update.values[":rate"] = _rate_item(new)
+    if old.window_seconds:
+        update.conditions.append("w = :known")
+        update.values[":known"] = _rate_item(old)
+    else:
+        update.conditions.append("attribute_not_exists(w)")
 
 
 def _head_put(series: Series, head: Head, old: Head | None) -> dict[str, Any]:
-    """Replace the head, on condition that it is as it was known: each write changes its structure or its events."""
+    """Replace the head, on condition that it is as it was known: each write changes one of these."""
     request: dict[str, Any] = {
         "TableName": _table(),
         "Item": _head_item(series, head),
@@ -307,9 +487,25 @@ def _head_put(series: Series, head: Head, old: Head | None) -> dict[str, Any]:
     if old is None:
         return request | {"ConditionExpression": "attribute_not_exists(pk)"}
     return request | {
-        "ConditionExpression": "s = :structure AND n = :events",
-        "ExpressionAttributeValues": {":structure": _n(old.structure), ":events": _n(old.tally.events)},
+        "ConditionExpression": "s = :structure AND n = :events AND r = :revision AND v = :holds",
+        "ExpressionAttributeValues": {
+            ":structure": _n(old.structure),
+            ":events": _n(old.tally.events),
+            ":revision": _n(old.revision),
+            ":holds": _holds_item(old),
+        },
     }
+
+
+def _gate_update(series: Series, gate: str, revision: int) -> dict[str, Any]:
+    """Set the gate of a head; one that is not there yet is made, and has counted nothing."""
+    update = _Update()
+    update.sets = ["g = :gate", "r = :revision"]
+    update.sets += [f"{name} = if_not_exists({name}, :zero)" for name in ("s", "u", "n", "t")]
+    update.sets += [f"{name} = if_not_exists({name}, :none)" for name in ("h", "v")]
+    update.conditions = ["(attribute_not_exists(r) OR r < :revision)"]
+    update.values = {":gate": {"S": gate}, ":revision": _n(revision), ":zero": _n(0), ":none": {"M": {}}}
+    return update.request(series)
 
 
 def _other_writes(series: Series, change: Change, known: Known) -> Iterator[dict[str, Any]]:
@@ -339,6 +535,18 @@ def _other_writes(series: Series, change: Change, known: Known) -> Iterator[dict
     for counter in change.settled:
         key = {"pk": {"S": f"ADJUST#{counter.subscription}"}, "sk": {"S": _adjustment_sk(series, counter)}}
         yield {"Delete": {"TableName": _table(), "Key": key}}
+    if change.reservation is not None:
+        yield _reservation_write(change.reservation, change.reserved, now)
+
+
+def _reservation_write(reservation: Reservation, before: Reservation | None, now: datetime) -> dict[str, Any]:
+    request: dict[str, Any] = {"TableName": _table(), "Item": _reservation_item(reservation, now)}
+    if before is None:
+        return {"Put": request | {"ConditionExpression": "attribute_not_exists(pk)"}}
+    request["ConditionExpression"] = "#state = :state"
+    request["ExpressionAttributeNames"] = {"#state": "state"}
+    request["ExpressionAttributeValues"] = {":state": {"S": before.state.value}}
+    return {"Put": request}
 
 
 def _put(item: UsageTable, condition: Condition | None = None) -> dict[str, Any]:
@@ -347,16 +555,24 @@ def _put(item: UsageTable, condition: Condition | None = None) -> dict[str, Any]
     return {"Put": item.get_save_kwargs_from_instance(condition=condition)}
 
 
-def _raise_if_lost(error: ClientError, series: Series) -> None:
-    """Raise LostRace for a condition that failed, with the head as it is where the answer has it."""
+def _raise_if_lost(error: ClientError, order: Sequence[Series], *, reservation_at: int | None = None) -> None:
+    """Raise LostRace for a condition that failed, with the heads as they are where the answer has them.
+
+    `order` is that of the heads among the actions of a transaction, which come first; `reservation_at` is the place
+    of a reservation.
+    """
     answer: dict[str, Any] = dict(error.response)
     if answer["Error"]["Code"] == "ConditionalCheckFailedException":
-        raise LostRace(_head(answer["Item"], series) if answer.get("Item") else None) from error
+        raise LostRace({order[0]: _head(answer["Item"], order[0])} if answer.get("Item") else None) from error
     reasons = answer.get("CancellationReasons", [])
-    if reasons and reasons[0]["Code"] == "ConditionalCheckFailed":
-        raise LostRace(_head(reasons[0]["Item"], series) if reasons[0].get("Item") else None) from error
-    if any(reason["Code"] == "ConditionalCheckFailed" for reason in reasons):
-        raise LostRace from error  # a marker: what is known of them is not so
+    failed = [place for place, reason in enumerate(reasons) if reason["Code"] == "ConditionalCheckFailed"]
+    if reservation_at in failed:
+        raise ReservationChanged from error
+    if failed:
+        items = {order[place]: reasons[place].get("Item") for place in failed if place < len(order)}
+        heads = {series: _head(item, series) for series, item in items.items() if item}
+        # Where a head is not told, or a marker was not as it was known, all is to be read again.
+        raise LostRace(heads if len(heads) == len(items) else None) from error
 
 
 # Reads
@@ -483,6 +699,9 @@ def _head(item: Mapping[str, Any], series: Series) -> Head:
             latest = stored.get(f"{quarter}m", {}).get("S", "")
             hours[_from_quarter(quarter)] = Tally(Decimal(value["N"]), int(stored[f"{quarter}n"]["N"]), latest)
     return Head(
+        holds={int(expires): Decimal(value["N"]) for expires, value in item["v"]["M"].items()},
+        gate=item["g"]["S"] if "g" in item else "",
+        revision=int(item["r"]["N"]),
         structure=int(item["s"]["N"]),
         counter=_counter(series, item["c"]["S"]) if "c" in item else None,
         tally=Tally(Decimal(item["u"]["N"]), events, item.get("m", {}).get("S", "")),
@@ -510,8 +729,13 @@ def _head_item(series: Series, head: Head) -> dict[str, Any]:
         "s": _n(head.structure),
         "u": _n(head.tally.quantity),
         "n": _n(head.tally.events),
+        "t": _n(_taken(head)),
         "h": {"M": hours},
+        "v": _holds_item(head),
+        "r": _n(head.revision),
     }
+    if head.gate:
+        item["g"] = {"S": head.gate}
     if head.counter is not None:
         item["c"] = {"S": _counter_text(head.counter)}
     if head.tally.latest:
@@ -525,22 +749,64 @@ def _head_item(series: Series, head: Head) -> dict[str, Any]:
     if head.ids:
         item |= {"i": {"BS": sorted(head.ids)}, "j": {"BS": sorted(head.digests)}}
     if head.rate.window_seconds:
-        rate = head.rate
-        item["w"] = {
-            "M": {
-                "s": _n(rate.window_seconds),
-                "w": _n(rate.window),
-                "c": _n(rate.count),
-                "p": _n(rate.previous),
-                "t": _n(rate.tat),
-            }
-        }
+        item["w"] = _rate_item(head.rate)
     return item
 
 
+def _taken(head: Head) -> Decimal:
+    """What is used and held: a condition can name a sum only where it is kept."""
+    total = head.tally.quantity
+    for quantity in head.holds.values():
+        total = EXACT.add(total, quantity)
+    return total
+
+
+def _holds_item(head: Head) -> dict[str, Any]:
+    return {"M": {str(expires): _n(quantity) for expires, quantity in head.holds.items()}}
+
+
+def _rate_item(rate: RateState) -> dict[str, Any]:
+    figures = {"s": _n(rate.window_seconds), "a": {"S": rate.algorithm.value}}
+    if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
+        return {"M": figures | {"t": _n(rate.tat)}}
+    return {"M": figures | {"w": _n(rate.window), "c": _n(rate.count), "p": _n(rate.previous)}}
+
+
 def _rate(item: Mapping[str, Any]) -> RateState:
-    seconds, window = int(item["s"]["N"]), int(item["w"]["N"])
-    return RateState(seconds, window, *(Decimal(item[name]["N"]) for name in "cpt"))
+    seconds, algorithm = int(item["s"]["N"]), RateAlgorithm(item["a"]["S"])
+    if algorithm is RateAlgorithm.TOKEN_BUCKET:
+        return RateState(seconds, algorithm, tat=Decimal(item["t"]["N"]))
+    return RateState(seconds, algorithm, int(item["w"]["N"]), *(Decimal(item[name]["N"]) for name in "cp"))
+
+
+def _reservation_item(reservation: Reservation, now: datetime) -> dict[str, Any]:
+    item = _reservation_key(reservation.id) | {
+        "customer": {"S": reservation.customer},
+        "feature": {"S": reservation.feature},
+        "quantity": _n(reservation.quantity),
+        "seconds": _n(reservation.seconds),
+        "expires": _n(reservation.expires),
+        "state": {"S": reservation.state.value},
+        "ttl": _n(_ttl(now)),
+    }
+    return item if reservation.committed is None else item | {"committed": _n(reservation.committed)}
+
+
+def _reservation(item: Mapping[str, Any]) -> Reservation:
+    return Reservation(
+        id=item["pk"]["S"].removeprefix("RESERVATION#"),
+        customer=item["customer"]["S"],
+        feature=item["feature"]["S"],
+        quantity=Decimal(item["quantity"]["N"]),
+        seconds=int(item["seconds"]["N"]),
+        expires=int(item["expires"]["N"]),
+        state=ReservationState(item["state"]["S"]),
+        committed=Decimal(item["committed"]["N"]) if "committed" in item else None,
+    )
+
+
+def _reservation_key(reservation_id: str) -> dict[str, Any]:
+    return {"pk": {"S": f"RESERVATION#{reservation_id}"}, "sk": {"S": "STATE"}}
 
 
 def _past(item: PeriodItem) -> PastCounter:
@@ -566,6 +832,26 @@ def _sum(tallies: Iterable[Tally]) -> Tally:
     for tally in tallies:
         total = total.merge(tally, Aggregation.SUM)
     return total
+
+
+def _partition(customer: str) -> Iterator[dict[str, Any]]:
+    """All items of the heads of a customer."""
+    request: dict[str, Any] = {
+        "TableName": _table(),
+        "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": {"S": f"HEAD#{customer}"}},
+        "ConsistentRead": True,
+    }
+    start: dict[str, Any] | None = {}
+    while start is not None:
+        answer = _client().query(**request, **start)
+        yield from answer["Items"]
+        start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]} if "LastEvaluatedKey" in answer else None
+
+
+def _series(customer: str, item: Mapping[str, Any]) -> Series:
+    feature, _, shard = item["sk"]["S"].partition("#")
+    return Series(customer, feature, int(shard or 0))
 
 
 def _all(customer: str, feature: str, shards: int) -> list[Series]:
