@@ -13,14 +13,16 @@ import pytest
 
 from tests.unit.test_audit import REQUESTS, plan, subscription
 from tollgate.catalog.model import Aggregation, Customer, Dedupe, Feature, PlanFeature
+from tollgate.catalog.periods import Period
+from tollgate.catalog.snapshots import publish
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.dynamodb import UsageTable
 from tollgate.kernel.time import system_clock
 from tollgate.metering.archive_store import DynamoArchive
-from tollgate.metering.audit import recount, target_at
+from tollgate.metering.audit import Target, recount, target_at
 from tollgate.metering.history import explain, explanation_to_dict, list_events
-from tollgate.metering.model import Event
-from tollgate.metering.service import Result, ingest
+from tollgate.metering.model import CounterId, Event, Tally
+from tollgate.metering.service import Memory, Result, ingest
 from tollgate.metering.store import DynamoCounters
 from tools import ToolError
 from tools import recount as recount_command
@@ -247,3 +249,42 @@ def test_the_tables_of_a_deployment_are_found_by_its_stack(monkeypatch: pytest.M
         open_stores("other", Path("nowhere"))
     with pytest.raises(ToolError, match="stack unheard-of cannot be read"):
         open_stores("unheard-of", Path("nowhere"))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_what_a_function_that_missed_a_new_subscription_kept_is_not_added_up_twice(
+    world: World, *, published: bool
+) -> None:
+    """It kept the events for the old counter, was refused, and placed them anew; whoever publishes the gate."""
+    late = Memory()
+
+    def count(memory: Memory, *events: Event) -> list[str]:
+        results = ingest(
+            events,
+            directory=world.catalog,
+            counters=world.counters,
+            now=world.now,
+            time_left=lambda: 25.0,
+            memory=memory,
+        )
+        return [one.status for one in results]
+
+    assert count(late, event(0, "5")) == ["accepted"]
+    world.catalog.add_subscription(subscription("newer", NOW - timedelta(days=5)))
+    if published:
+        publish("ada", snapshots=world.catalog, gates=world.counters, clock=lambda: world.now)
+    else:
+        assert count(Memory(), event(9, "20")) == ["accepted"]
+    assert count(late, event(1, "7"), event(2, "8"), event(0, "5")) == ["accepted", "accepted", "duplicate"]
+    both = {
+        name: CounterId("ada", "requests", name, start)
+        for name, start in (("sub", START), ("newer", NOW - timedelta(days=5)))
+    }
+    held = world.counters.tallies(both.values())
+    assert held[both["sub"]] == Tally(Decimal(5), 1)
+    assert held[both["newer"]] == Tally(Decimal(15 if published else 35), 2 if published else 3)
+    for name, counter in both.items():
+        period = Period(counter.period_start, NOW + timedelta(days=40))
+        target = Target(counter, period, plan(1, "0.10"), Aggregation.SUM, 1)
+        found = recount(target, counters=world.counters, archive=world.archive)
+        assert found.agrees, (name, found)

@@ -22,8 +22,9 @@ class FakeArchive:
     def put(self, batch: Batch) -> None:
         """Keep the events of a batch."""
         for count in batch.counts:
-            archived = Archived(batch.series, count)
-            self._kept[position(archived)] = archived
+            archived = Archived(batch.series, count, batch.revision)
+            place = position(archived)
+            self._kept[place] = max(archived, self._kept.get(place, archived), key=lambda one: one.revision)
 
     def read(
         self,

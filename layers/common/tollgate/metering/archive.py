@@ -59,6 +59,7 @@ class Chunk:
 
     Attributes:
         counter: what all of them count in.
+        revision: that of the snapshot which says so.
         key: sorts chunks of one span by their first events, and names what they hold.
         last: when the last of them counts.
         events: how many they are.
@@ -66,6 +67,7 @@ class Chunk:
     """
 
     counter: CounterId
+    revision: int
     key: str
     last: datetime
     events: int
@@ -81,7 +83,7 @@ def chunks(batch: Batch) -> Iterator[Chunk]:
         while mine:
             end = mine[0].at + _LONGEST
             size = len(mine) if mine[-1].at < end else next(n for n, count in enumerate(mine) if count.at >= end)
-            yield _chunk(counter, mine[:size])
+            yield _chunk(counter, batch.revision, mine[:size])
             mine = mine[size:]
 
 
@@ -89,13 +91,14 @@ def _order(count: Count) -> tuple[datetime, bytes, bytes]:
     return count.at, count.hash, count.digest
 
 
-def _chunk(counter: CounterId, counts: Sequence[Count]) -> Chunk:
+def _chunk(counter: CounterId, revision: int, counts: Sequence[Count]) -> Chunk:
     content = _columns(counts)
     # Not of what zlib makes of it, which another release of zlib may make otherwise.
-    name = hashlib.blake2b(content + counter_name(counter).encode(), digest_size=_KEY_BYTES).hexdigest()
+    placed = f"{counter_name(counter)}#{revision}"
+    name = hashlib.blake2b(content + placed.encode(), digest_size=_KEY_BYTES).hexdigest()
     kind = next(kind for kind, span in SPANS.items() if counts[-1].at - counts[0].at < span)
     key = f"{kind}#{instant_text(counts[0].at)}#{name}"
-    return Chunk(counter, key, counts[-1].at, len(counts), _VERSION + zlib.compress(content, _LEVEL))
+    return Chunk(counter, revision, key, counts[-1].at, len(counts), _VERSION + zlib.compress(content, _LEVEL))
 
 
 def instant_text(at: datetime) -> str:
@@ -121,10 +124,16 @@ def counter_from_name(customer: str, feature: str, name: str) -> CounterId:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """An event of the archive, and where it is kept: it may have been archived in one shard and counted in another."""
+    """An event of the archive, and where it is kept: it may have been archived in one shard and counted in another.
+
+    It may also have been archived for one counter, not counted, and then for another one, which a newer snapshot
+    named. Nothing is archived by a revision before the head's gate has it, and then nothing is counted any more by an
+    older one: so it is the highest `revision` that says where it counts.
+    """
 
     series: Series
     count: Count
+    revision: int = 0
 
 
 def position(archived: Archived) -> str:

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Final
 
 from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
@@ -50,6 +50,7 @@ class ArchiveItem(UsageTable, discriminator="archive"):
     """A chunk, or more of it, which then has only `blob` and `ttl`."""
 
     counter = UnicodeAttribute(null=True)
+    revision = NumberAttribute(null=True)
     last = UnicodeAttribute(null=True)
     events = NumberAttribute(null=True)
     parts = NumberAttribute(null=True)
@@ -141,6 +142,7 @@ def _items(pk: str, chunk: Chunk, ttl: int) -> Iterator[ArchiveItem]:
         pk,
         chunk.key,
         counter=counter_name(chunk.counter),
+        revision=chunk.revision,
         last=instant_text(chunk.last),
         events=chunk.events,
         parts=len(more) or None,
@@ -164,23 +166,25 @@ def _read(series: Series, kind: str, start: datetime, end: datetime, page_size: 
         if item.last < instant_text(start):
             continue
         for count in unpack(blob, counter_from_name(series.customer, series.feature, item.counter)):
-            archived = Archived(series, count)
+            archived = Archived(series, count, int(item.revision or 0))
             place = position(archived)
-            if start <= count.at < end and place not in waiting:
-                waiting[place] = archived
+            if not start <= count.at < end:
+                continue
+            if place not in waiting:
                 heapq.heappush(places, place)
+            waiting[place] = max(archived, waiting.get(place, archived), key=_revision)
     while places:
         yield waiting.pop(heapq.heappop(places))
 
 
 def _distinct(events: Iterator[Archived]) -> Iterator[Archived]:
-    """One event of those that share a position."""
-    last = ""
-    for archived in events:
-        place = position(archived)
-        if place != last:
-            yield archived
-        last = place
+    """Of the events that share a position the one of the highest revision."""
+    for _, same in groupby(events, key=position):
+        yield max(same, key=_revision)
+
+
+def _revision(archived: Archived) -> int:
+    return archived.revision
 
 
 def _whole(items: Iterator[ArchiveItem]) -> Iterator[tuple[ArchiveItem, bytes]]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -74,6 +74,11 @@ class _Deciding:
         renewed = {series: refreshed(self.known.get(series), heads.get(series)) for series in heads or self.wanted}
         self.known = {series: known for series, known in (self.known | renewed).items() if known is not None}
         self.fresh = (self.fresh | set(heads)) & self.known.keys()
+
+
+def _accepted(counts: Sequence[Count], step: Step) -> tuple[Count, ...]:
+    """The events that a step counts: of others the archive is to keep nothing by this revision."""
+    return tuple(count for count, outcome in zip(counts, step.outcomes, strict=False) if outcome is Outcome.ACCEPTED)
 
 
 class SeriesCounters(ABC):
@@ -253,7 +258,7 @@ class SeriesCounters(ABC):
     def _count(self, batch: Batch, known: Known | None, now: datetime, time_left: Callable[[], float]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         waiting = list(batch.counts)
-        archived = self._archive is None
+        kept: set[int] = set()
         attempt = 0
         while waiting and time_left() > LONGEST_CALL_SECONDS + 1:
             try:
@@ -269,7 +274,10 @@ class SeriesCounters(ABC):
                     continue
                 step = self._plan(batch, waiting, known, now)
                 if step.change is not None:
-                    archived = archived or self._keep(batch)
+                    accepted = _accepted(waiting, step)
+                    if not kept.issuperset(map(id, accepted)):
+                        self._keep(replace(batch, counts=accepted))
+                        kept.update(map(id, accepted))
                     learn(known, step.change, self._write(batch.series, step.change, known))
                 outcomes += step.outcomes
                 del waiting[: len(step.outcomes)]
@@ -287,10 +295,9 @@ class SeriesCounters(ABC):
             self._remember(batch.series, known)
         return outcomes + [Outcome.UNAVAILABLE] * len(waiting)
 
-    def _keep(self, batch: Batch) -> bool:
+    def _keep(self, batch: Batch) -> None:
         if self._archive is not None:
             self._archive.put(batch)
-        return True
 
     def _plan(self, batch: Batch, counts: Sequence[Count], known: Known, now: datetime) -> Step:
         for _ in range(_ROUNDS):
