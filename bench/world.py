@@ -15,7 +15,7 @@ from tollgate.catalog.service import subscribe_many
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.schema import read_events
-from tollgate.metering.service import ingest, results_to_dict
+from tollgate.metering.service import Memory, ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
 from tools.engine import Call, Engine
 
@@ -104,6 +104,7 @@ class Function:
     def __init__(self, *, archive: bool) -> None:
         self._directory = DynamoCatalog()
         self._counters = DynamoCounters(archive=DynamoArchive() if archive else None)
+        self._memory = Memory()
 
     def handle(self, body: str, now: datetime) -> str:
         """Count the events of a request; the body of the answer."""
@@ -113,6 +114,7 @@ class Function:
             counters=self._counters,
             now=now,
             time_left=lambda: _SECONDS_LEFT,
+            memory=self._memory,
         )
         return json.dumps(results_to_dict(results), separators=(",", ":"))
 
