@@ -117,6 +117,7 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
     """Every GET route of ada's world against its schema."""
     body = {"thresholds": [{"quantity": "1000000"}, {"quantity": "2000000"}]}
     api.put("/v1/customers/ada/alerts/contract-calls", json=body).raise_for_status()
+    api.put("/v1/customers/ada/overrides/contract-seats", json={"enabled": True}).raise_for_status()
     webhook = {"url": "http://127.0.0.1:9/", "events": ["usage.threshold_reached"]}
     api.put("/v1/webhooks/contract", json=webhook).raise_for_status()
     routes = {
@@ -128,6 +129,7 @@ def test_answers_are_what_the_document_says(api: httpx.Client, openapi: dict[str
         "/v1/customers/{customer}": "/v1/customers/ada",
         "/v1/customers/{customer}/counters/{feature}": "/v1/customers/ada/counters/contract-calls",
         "/v1/customers/{customer}/alerts/{feature}": "/v1/customers/ada/alerts/contract-calls",
+        "/v1/customers/{customer}/overrides/{feature}": "/v1/customers/ada/overrides/contract-seats",
         "/v1/customers/{customer}/events": "/v1/customers/ada/events?feature=contract-seats",
         "/v1/events": "/v1/events?customer=ada&source=&id=seat-1",
         "/v1/webhooks": "/v1/webhooks",
