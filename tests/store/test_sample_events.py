@@ -46,9 +46,10 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
     """What the samples speak of: a customer on a plan, a key, an error that is due, and a topic."""
     catalog = DynamoCatalog()
     requests = service.put_feature(catalog, Feature("requests", "Requests", FeatureType.QUOTA, "request"))
-    terms = PlanFeature(requests, quota=Quota(Decimal(500), Overage.BLOCK))
+    export = service.put_feature(catalog, Feature("export", "Export", FeatureType.BOOLEAN))
+    terms = (PlanFeature(requests, quota=Quota(Decimal(500), Overage.BLOCK)), PlanFeature(export))
     month = BillingPeriod(Interval.MONTH, 1)
-    service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, (terms,)))
+    service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, terms))
     service.put_customer(catalog, Customer("acme"))
     service.subscribe(catalog, customer="acme", plan="web", gates=DynamoCounters(), clock=system_clock, starts_at=SINCE)
     secret = sample("authorizer-api")["headers"]["authorization"].rpartition("_")[2]
@@ -60,6 +61,32 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
     )  # fmt: skip
     boto3.client("events").create_event_bus(Name=os.environ["EVENTS_BUS_NAME"])
     monkeypatch.setenv("OPERATIONS_TOPIC_ARN", boto3.client("sns").create_topic(Name="operations")["TopicArn"])
+
+
+QUOTA = {"quota": {"limit": "9", "overage": "block"}}
+RESERVE = {"customer": "acme", "feature": "requests", "quantity": "1", "expires_in_seconds": 60}
+WRITES = {
+    "entitlements-api": [
+        ("POST", "/v1/customers/acme/entitlements/requests/consume", {"id": "c-1"}),
+        ("POST", "/v1/customers/acme/entitlements/requests/consume", {"id": "c-1"}),
+        (
+            "POST",
+            "/v1/customers/acme/entitlements/consume",
+            {"id": "c-2", "items": [{"feature": "requests"}, {"feature": "export"}]},
+        ),
+        ("POST", "/v1/reservations", {"id": "r-1", **RESERVE}),
+        ("POST", "/v1/reservations/r-1/commit", {"quantity": "1"}),
+        ("POST", "/v1/reservations", {"id": "r-2", **RESERVE}),
+        ("POST", "/v1/reservations/r-2/release", {}),
+        ("GET", "/v1/customers/acme/entitlements", {}),
+    ],
+    "catalog-api": [
+        ("POST", "/v1/subscriptions", {"id": "sub-2", "customer": "acme", "plan": "web"}),
+        ("PUT", "/v1/customers/acme/overrides/requests", QUOTA),
+        ("PUT", "/v1/customers/acme/alerts/requests", {"thresholds": [{"percent": "80"}]}),
+    ],
+}
+"""Requests of the API, by the sample whose envelope they come in."""
 
 
 @pytest.fixture
@@ -194,6 +221,31 @@ def test_each_sample_is_handled_with_the_permissions_of_the_functions_role(
     invoke: Invoke, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every call to AWS is an action of the role's on that very resource, under its conditions."""
+    calls = recorded(monkeypatch)
+    invoke(name)
+    assert not refused(calls, name)
+    assert calls or name == "pricing-api"
+
+
+@pytest.mark.parametrize("name", list(WRITES))
+def test_each_kind_of_write_is_made_with_the_permissions_of_the_functions_role(
+    seeded: None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the samples do not make."""
+    assert seeded is None
+    function, calls = load(name.partition("-")[0]), recorded(monkeypatch)
+    for method, path, content in WRITES[name]:
+        request = sample(name)
+        request["requestContext"]["http"] |= {"method": method, "path": path}
+        request |= {"rawPath": path, "isBase64Encoded": False, "body": json.dumps(content)}
+        answer = function.handler(request, CONTEXT)
+        assert answer["statusCode"] < 300, answer
+    assert {action for action, _, _ in calls} > {"dynamodb:UpdateItem", "dynamodb:PutItem"}
+    assert not refused(calls, name)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str | None]]:
+    """All actions from now on."""
     calls: list[tuple[str, str, str | None]] = []
     original = BaseClient._make_api_call  # type: ignore[attr-defined]  # noqa: SLF001 - all calls pass here
 
@@ -202,10 +254,12 @@ def test_each_sample_is_handled_with_the_permissions_of_the_functions_role(
         return original(client, operation, request)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", record)
-    invoke(name)
-    refused = [call for call in calls if not any(allows(statement, *call) for statement in statements(name))]
-    assert not refused
-    assert calls or name == "pricing-api"
+    return calls
+
+
+def refused(calls: list[tuple[str, str, str | None]], name: str) -> list[tuple[str, str, str | None]]:
+    """The actions that the role of a sample's function does not allow."""
+    return [call for call in calls if not any(allows(statement, *call) for statement in statements(name))]
 
 
 def actions(api: str, operation: str, request: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
@@ -234,8 +288,8 @@ def table(request: dict[str, Any]) -> str:
 
 def partition_key(request: dict[str, Any]) -> str | None:
     """The partition key of the item that a request names."""
-    key: str | None = request.get("Key", request.get("Item", {})).get("pk", {}).get("S")
-    return key
+    named = request.get("Key") or request.get("Item") or {"pk": request.get("ExpressionAttributeValues", {}).get(":pk")}
+    return (named["pk"] or {}).get("S")
 
 
 def statements(name: str) -> list[dict[str, Any]]:
