@@ -105,11 +105,15 @@ class FakeCounters(SeriesCounters):
         if not change.adds:
             return head if (head.tally.events, head.holds) != (old.tally.events, old.holds) else None
         taken = sum(head.holds.values(), head.tally.quantity)
-        if change.most is not None and taken > change.most:
-            return head
-        if change.ids and (head.ids & change.ids or len(head.ids) + len(change.ids) > change.room):
-            return head
-        return head if change.rate and head.rate != change.rate.old else None
+        fails = (
+            change.most is not None and taken > change.most,
+            any(head.holds.get(each, 0) >= quantity for each, quantity in change.unheld.items()),
+            any(head.holds.get(each, 0) < -quantity for each, quantity in change.held.items()),
+            any(head.holds.get(each) != quantity for each, quantity in change.freed.items()),
+            change.ids and (head.ids & change.ids or len(head.ids) + len(change.ids) > change.room),
+            change.rate and head.rate != change.rate.old,
+        )
+        return head if any(fails) else None
 
     def _put(self, series: Series, change: Change) -> Head:
         stored = self._of(series)

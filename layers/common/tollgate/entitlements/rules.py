@@ -6,7 +6,7 @@ meanwhile, or an id that was counted before make it fail, and the rule is asked 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -113,6 +113,49 @@ def _refuse_shards(gate: Gate) -> None:
         raise InvalidInput([FieldError("/feature", f"{code} counts in {gate.shards} shards: send events instead")])
 
 
+@dataclass(slots=True)
+class _Tried:
+    """What came of trying to count some of each feature; `refused` without a look at what was counted."""
+
+    missing: dict[Series, Missing] = field(default_factory=dict)
+    outcomes: dict[Series, Outcome] = field(default_factory=dict)
+    changes: dict[Series, Change] = field(default_factory=dict)
+    guards: dict[Series, int] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+    refused: bool = False
+
+    def add(self, series: Series, step: Step | Missing, batch: Batch) -> None:
+        """Add a feature that counts."""
+        if isinstance(step, Missing):
+            self.missing[series] = step
+            return
+        (self.outcomes[series],) = step.outcomes
+        if step.change is not None:
+            self.changes[series] = step.change
+            self.batches.append(batch)
+
+    def verdict(self) -> Verdict[Ruling]:
+        """All or nothing."""
+        found = set(self.outcomes.values())
+        if Outcome.CONFLICT in found:
+            return Verdict(Ruling.CONFLICT, is_lasting=True)
+        if Outcome.DUPLICATE in found:
+            return self._repeated()
+        if Outcome.OUT_OF_RANGE in found:
+            detail = "the usage would have more than 20 digits before the point"
+            raise InvalidInput([FieldError("/quantity", detail)])
+        if self.refused or Outcome.DENIED in found:
+            return Verdict(Ruling.DENIED)
+        return Verdict(Ruling.DONE, self.changes, self.guards if self.changes else {}, self.batches)
+
+    def _repeated(self) -> Verdict[Ruling]:
+        # All were counted in one write: what was not is of another request, unless it was read before that write.
+        if new := frozenset(series for series, outcome in self.outcomes.items() if outcome is not Outcome.DUPLICATE):
+            return Verdict(Ruling.CONFLICT, unsure=new)
+        # What was granted stays granted, whatever the limits say by now.
+        return Verdict(Ruling.DUPLICATE, is_lasting=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Consume:
     """Count some of each feature, if all of them have room for it.
@@ -129,11 +172,7 @@ class Consume:
 
     def __call__(self, known: Mapping[Series, Known]) -> Said:
         """Decide."""
-        missing: dict[Series, Missing] = {}
-        changes: dict[Series, Change] = {}
-        guards: dict[Series, int] = {}
-        batches: list[Batch] = []
-        outcomes: set[Outcome] = set()
+        tried = _Tried()
         for item in self.items:
             series = series_of(self.customer, item.feature)
             head = known[series].head
@@ -142,20 +181,13 @@ class Consume:
                 return Verdict(Ruling.UNGATED)
             term = ruling_term(gate, self.now)
             if term is None:
-                outcomes.add(Outcome.DENIED)
+                tried.refused = True
             elif gate.feature.type not in COUNTED:
-                guards[series] = head.revision
+                tried.guards[series] = head.revision
             else:
                 _refuse_shards(gate)
-                step, batch = self._count(item, series, gate, term, known[series], head)
-                if isinstance(step, Missing):
-                    missing[series] = step
-                    continue
-                outcomes.update(step.outcomes)
-                if step.change is not None:
-                    changes[series] = step.change
-                    batches.append(batch)
-        return missing or self._verdict(outcomes, changes, guards, batches)
+                tried.add(series, *self._count(item, series, gate, term, known[series], head))
+        return tried.missing or tried.verdict()
 
     def _count(
         self, item: Item, series: Series, gate: Gate, term: Term, known: Known, head: Head
@@ -165,25 +197,6 @@ class Consume:
         limit = Limit(_limit(term[1]))
         step = count_events(series, aggregation, [count], known, self.now, limit=limit)
         return step, Batch(series, aggregation, (count,), head.revision)
-
-    def _verdict(
-        self,
-        outcomes: set[Outcome],
-        changes: dict[Series, Change],
-        guards: dict[Series, int],
-        batches: list[Batch],
-    ) -> Verdict[Ruling]:
-        if Outcome.OUT_OF_RANGE in outcomes:
-            detail = "the usage would have more than 20 digits before the point"
-            raise InvalidInput([FieldError("/quantity", detail)])
-        counted = Outcome.DUPLICATE in outcomes
-        if Outcome.CONFLICT in outcomes or (counted and Outcome.ACCEPTED in outcomes):
-            return Verdict(Ruling.CONFLICT, is_lasting=True)
-        if counted:  # what was granted stays granted, whatever the limits say by now
-            return Verdict(Ruling.DUPLICATE, is_lasting=True)
-        if Outcome.DENIED in outcomes:
-            return Verdict(Ruling.DENIED)
-        return Verdict(Ruling.DONE, changes, guards if changes else {}, batches)
 
 
 def _event(request: Consume, item: Item, gate: Gate, term: Term) -> Count:
@@ -264,6 +277,18 @@ def _refuse_unless_it_sums(gate: Gate) -> None:
         raise InvalidInput([FieldError("/feature", detail)])
 
 
+def _holds(made: Reservation, head: Head, now: datetime) -> bool:
+    """Whether a head holds what was reserved."""
+    return made.expires > now.timestamp() and head.holds.get(made.expires, ZERO) >= made.quantity
+
+
+def _settle(change: Change, made: Reservation, now: datetime, *, holds: bool) -> None:
+    """Have a change end a reservation, on condition that it is open, and of what was seen of its hold."""
+    change.reserved = made
+    if not holds and made.expires > now.timestamp():
+        change.unheld[made.expires] = made.quantity
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """Count what reserved work took, in place of what was held for it.
@@ -286,7 +311,7 @@ class Commit:
         if gate is None or head is None or term is None:
             return Verdict(Ruling.UNGATED)
         _refuse_shards(gate)
-        holds = made.expires > self.now.timestamp() and head.holds.get(made.expires, ZERO) >= made.quantity
+        holds = _holds(made, head, self.now)
         if not holds and ruling_term(gate, self.now) is None:
             return Verdict(Ruling.DENIED)
         settles = (made.expires, made.quantity) if holds else None
@@ -298,7 +323,7 @@ class Commit:
             raise InvalidInput([FieldError("/quantity", "the usage would have more than 20 digits before the point")])
         if step.change is None:
             return Verdict(Ruling.DENIED)
-        step.change.reserved = made
+        _settle(step.change, made, self.now, holds=holds)
         step.change.reservation = replace(made, state=ReservationState.COMMITTED, committed=self.quantity)
         return Verdict(Ruling.DONE, {series: step.change}, batches=(batch,))
 
@@ -340,8 +365,9 @@ class Release:
             return Verdict(Ruling.UNGATED)
         change = Change(replace(head, holds=dict(head.holds)), adds=True)
         free_holds(change, self.now)
-        if made.expires > self.now.timestamp() and head.holds.get(made.expires, ZERO) >= made.quantity:
+        holds = _holds(made, head, self.now)
+        if holds:
             change_hold(change, made.expires, -made.quantity)
-        change.reserved = made
+        _settle(change, made, self.now, holds=holds)
         change.reservation = replace(made, state=ReservationState.RELEASED)
         return Verdict(Ruling.DONE, {series: change})

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -62,11 +63,15 @@ class ReservationChanged(Exception):
 
 @dataclass(slots=True)
 class _Deciding:
-    """What is known of some series while a verdict on them is sought; of the `fresh` ones, from after it began."""
+    """What is known of some series while a verdict on them is sought.
+
+    Of the `fresh` ones it is from after that began, and of the `sure` ones from after a verdict was unsure of them.
+    """
 
     wanted: Sequence[Series]
     known: dict[Series, Known]
     fresh: set[Series] = field(default_factory=set)
+    sure: set[Series] = field(default_factory=set)
     kept: set[CounterId] = field(default_factory=set)
 
     def lose(self, heads: Mapping[Series, Head]) -> None:
@@ -74,6 +79,12 @@ class _Deciding:
         renewed = {series: refreshed(self.known.get(series), heads.get(series)) for series in heads or self.wanted}
         self.known = {series: known for series, known in (self.known | renewed).items() if known is not None}
         self.fresh = (self.fresh | set(heads)) & self.known.keys()
+
+    def outdated(self, verdict: Verdict[Answer]) -> AbstractSet[Series]:
+        """What is to be read again before a verdict that writes nothing is believed."""
+        if verdict.is_lasting:
+            return frozenset()
+        return (verdict.unsure - self.sure) or set(self.wanted) - self.fresh
 
 
 def _accepted(counts: Sequence[Count], step: Step) -> tuple[Count, ...]:
@@ -199,8 +210,9 @@ class SeriesCounters(ABC):
             written = self._write_together(verdict.changes, verdict.guards, deciding.known)
             for series, head in written.items():
                 learn(deciding.known[series], verdict.changes[series], head)
-        elif not verdict.is_lasting and deciding.fresh != set(deciding.wanted):
-            deciding.known = {series: deciding.known[series] for series in deciding.fresh}
+        elif outdated := deciding.outdated(verdict):
+            deciding.known = {series: known for series, known in deciding.known.items() if series not in outdated}
+            deciding.sure |= verdict.unsure
             return None
         return verdict
 

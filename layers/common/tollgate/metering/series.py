@@ -15,6 +15,7 @@ beyond all that was counted; so the bucket of a counted event never changes, how
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -196,6 +197,7 @@ class Change:
     Attributes:
         held: what is held more, or less, by the second at which it expires.
         freed: holds that have expired, which leave the head.
+        unheld: what must not be held until a second, or the head is not as it was known.
         most: what is used and held, before the write, may be at most.
         reservation: it is written too, on condition that it still is as `reserved`; with None, that there is none.
     """
@@ -215,6 +217,7 @@ class Change:
     settled: list[CounterId] = field(default_factory=list)
     held: dict[int, Decimal] = field(default_factory=dict)
     freed: dict[int, Decimal] = field(default_factory=dict)
+    unheld: dict[int, Decimal] = field(default_factory=dict)
     most: Decimal | None = None
     rate: RateChange | None = None
     reservation: Reservation | None = None
@@ -231,6 +234,7 @@ class Verdict(Generic[Answer]):
         guards: the revisions that the gates of other series must have.
         batches: what is archived before.
         is_lasting: whether it holds though what is known may be outdated.
+        unsure: it holds if these series, read once more from now on, still say so.
     """
 
     answer: Answer
@@ -238,6 +242,7 @@ class Verdict(Generic[Answer]):
     guards: Mapping[Series, int] = field(default_factory=dict)
     batches: Sequence[Batch] = ()
     is_lasting: bool = False
+    unsure: AbstractSet[Series] = frozenset()
 
 
 Rule = Callable[[Mapping[Series, Known]], Verdict[Answer] | Mapping[Series, Missing]]

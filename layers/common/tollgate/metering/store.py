@@ -431,6 +431,10 @@ def _add_holds(update: _Update, change: Change) -> None:
         update.values[f":f{place}"] = _n(quantity)
         update.removes.append(f"v.#f{place}")
         update.conditions.append(f"v.#f{place} = :f{place}")
+    for place, (expires, quantity) in enumerate(change.unheld.items()):
+        update.names[f"#u{place}"] = str(expires)
+        update.values[f":u{place}"] = _n(quantity)
+        update.conditions.append(f"(attribute_not_exists(v.#u{place}) OR v.#u{place} < :u{place})")
     update.adds.append("t :taken")
     update.values[":taken"] = _n(taken)
     if change.most is not None:
