@@ -1,5 +1,6 @@
 """May this customer do this now? Check, consume, reserve."""
 
+from http import HTTPStatus
 from typing import Any
 
 from aws_lambda_powertools.event_handler import Response
@@ -8,7 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from tollgate.api.app import App, json_response, time_left
 from tollgate.api.documents import answers
 from tollgate.catalog.store import DynamoCatalog
-from tollgate.entitlements import schema, service
+from tollgate.entitlements import ofrep, schema, service
 from tollgate.entitlements.model import decision_headers, decision_to_dict
 from tollgate.entitlements.rules import Item
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
@@ -182,6 +183,35 @@ def release(reservation: str) -> Response[str]:
         reservation, directory=catalog, counters=counters, now=now, time_left=time_left(app.lambda_context)
     )
     return json_response(service.answer_to_dict(answer), headers=decision_headers(answer.decisions[0], now))
+
+
+@app.endpoint(
+    "POST",
+    "/ofrep/v1/evaluate/flags/<key>",
+    scope="entitlements:read",
+    summary="A feature as an OpenFeature flag",
+    responses=answers(ofrep.FLAG_SCHEMA, "The flag, evaluated for the customer that is the targetingKey"),
+    openapi_extensions=ofrep.REQUEST,
+)
+def evaluate(key: str) -> Response[str]:
+    """OFREP 0.2: a boolean feature is a boolean flag, any other an object flag whose value is the answer to a check."""
+    status, flag = ofrep.evaluate(key, app.body(), directory=catalog, counters=counters, now=system_clock())
+    return json_response(flag, status)
+
+
+@app.endpoint(
+    "POST",
+    "/ofrep/v1/evaluate/flags",
+    scope="entitlements:read",
+    summary="All features of a customer as OpenFeature flags",
+    responses=answers(ofrep.FLAGS_SCHEMA, "The flags, evaluated for the customer that is the targetingKey"),
+    openapi_extensions=ofrep.REQUEST,
+)
+def evaluate_all() -> Response[str]:
+    """OFREP 0.2: the features of the customer's plans; with `If-None-Match`, 304 while nothing has changed."""
+    status, flags = ofrep.evaluate_all(app.body(), directory=catalog, counters=counters, now=system_clock())
+    response = json_response(flags, status)
+    return app.unless_known(response) if status is HTTPStatus.OK else response
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The whole stack on MiniStack, deployed once for all tests that drive it over HTTP."""
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -8,6 +10,20 @@ import pytest
 
 from tools.demo import client
 from tools.local import Stack, local_stack
+
+_FEATURES = {"gate-calls": "usage", "gate-tokens": "quota", "gate-bursts": "rate", "gate-export": "boolean"}
+_PLAN = {
+    "name": "Gates",
+    "currency": "EUR",
+    "billing_period": {"interval": "month"},
+    "features": [
+        {"feature": "gate-calls", "price": {"model": "flat", "unit_price": "0.01"}},
+        {"feature": "gate-tokens", "quota": {"limit": "100", "overage": "block"}},
+        {"feature": "gate-bursts", "rate": {"limit": "3", "window_seconds": 86400}},
+        {"feature": "gate-export"},
+    ],
+}
+NewCustomer = Callable[[], str]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -35,3 +51,26 @@ def openapi(api: httpx.Client) -> dict[str, Any]:
     """The document as the stack serves it."""
     document: dict[str, Any] = api.get("/v1/openapi.json").raise_for_status().json()
     return document
+
+
+@pytest.fixture(scope="session")
+def customer(api: httpx.Client) -> NewCustomer:
+    """Makes a customer on a plan with a feature of each type."""
+    for code, kind in _FEATURES.items():
+        api.put(f"/v1/features/{code}", json={"name": code, "type": kind}).raise_for_status()
+    api.put("/v1/plans/gates", json=_PLAN).raise_for_status()
+
+    def make() -> str:
+        name = f"gate-{uuid.uuid4().hex[:8]}"
+        api.put(f"/v1/customers/{name}", json={}).raise_for_status()
+        body = {"customer": name, "plan": "gates", "starts_at": (datetime.now(UTC) - timedelta(days=1)).isoformat()}
+        api.post("/v1/subscriptions", json=body, headers={"idempotency-key": name}).raise_for_status()
+        return name
+
+    return make
+
+
+def consume(api: httpx.Client, customer: str, feature: str, **body: str) -> httpx.Response:
+    """Consume some of a feature."""
+    asked = {"id": str(uuid.uuid4())} | body
+    return api.post(f"/v1/customers/{customer}/entitlements/{feature}/consume", json=asked)

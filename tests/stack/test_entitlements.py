@@ -1,54 +1,16 @@
 """Consume, reserve and override over HTTP, against the whole stack."""
 
-import uuid
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 
+from tests.stack.conftest import NewCustomer, consume
+
 pytestmark = pytest.mark.stack
-
-FEATURES = {"gate-calls": "usage", "gate-tokens": "quota", "gate-bursts": "rate", "gate-export": "boolean"}
-PLAN = {
-    "name": "Gates",
-    "currency": "EUR",
-    "billing_period": {"interval": "month"},
-    "features": [
-        {"feature": "gate-calls", "price": {"model": "flat", "unit_price": "0.01"}},
-        {"feature": "gate-tokens", "quota": {"limit": "100", "overage": "block"}},
-        {"feature": "gate-bursts", "rate": {"limit": "3", "window_seconds": 86400}},
-        {"feature": "gate-export"},
-    ],
-}
-Customer = Callable[[], str]
-
-
-@pytest.fixture(scope="module")
-def customer(api: httpx.Client) -> Customer:
-    """Makes a customer on the plan."""
-    for code, kind in FEATURES.items():
-        api.put(f"/v1/features/{code}", json={"name": code, "type": kind}).raise_for_status()
-    api.put("/v1/plans/gates", json=PLAN).raise_for_status()
-
-    def make() -> str:
-        name = f"gate-{uuid.uuid4().hex[:8]}"
-        api.put(f"/v1/customers/{name}", json={}).raise_for_status()
-        body = {"customer": name, "plan": "gates", "starts_at": (datetime.now(UTC) - timedelta(days=1)).isoformat()}
-        api.post("/v1/subscriptions", json=body, headers={"idempotency-key": name}).raise_for_status()
-        return name
-
-    return make
-
-
-def consume(api: httpx.Client, customer: str, feature: str, **body: str) -> httpx.Response:
-    """Consume some of a feature."""
-    asked = {"id": str(uuid.uuid4())} | body
-    return api.post(f"/v1/customers/{customer}/entitlements/{feature}/consume", json=asked)
 
 
 def used(api: httpx.Client, customer: str, feature: str) -> str:
@@ -57,7 +19,7 @@ def used(api: httpx.Client, customer: str, feature: str) -> str:
 
 
 def test_a_consumption_counts_once_and_never_beyond_the_quota(
-    api: httpx.Client, customer: Customer, openapi: dict[str, Any]
+    api: httpx.Client, customer: NewCustomer, openapi: dict[str, Any]
 ) -> None:
     """The same id is a duplicate; what does not fit counts nothing."""
     ada = customer()
@@ -81,7 +43,7 @@ def test_a_consumption_counts_once_and_never_beyond_the_quota(
     assert api.post("/v1/events", json=again).json()["results"][0]["status"] == "duplicate"
 
 
-def test_callers_at_one_moment_get_exactly_the_quota(api: httpx.Client, customer: Customer) -> None:
+def test_callers_at_one_moment_get_exactly_the_quota(api: httpx.Client, customer: NewCustomer) -> None:
     """Sixteen at once ask for 7 each until nobody gets any."""
     ada = customer()
     with ThreadPoolExecutor(16) as pool:
@@ -91,7 +53,7 @@ def test_callers_at_one_moment_get_exactly_the_quota(api: httpx.Client, customer
     assert used(api, ada, "gate-tokens") == "98"
 
 
-def test_a_rate_and_a_boolean_are_consumed_by_their_own_rules(api: httpx.Client, customer: Customer) -> None:
+def test_a_rate_and_a_boolean_are_consumed_by_their_own_rules(api: httpx.Client, customer: NewCustomer) -> None:
     """Three bursts a day; an export that is on."""
     ada = customer()
     statuses = [consume(api, ada, "gate-bursts").json()["status"] for _ in range(4)]
@@ -107,7 +69,7 @@ def test_a_rate_and_a_boolean_are_consumed_by_their_own_rules(api: httpx.Client,
     assert reasons == {"feature_not_found", "customer_not_found"}
 
 
-def test_several_features_are_consumed_together_or_not_at_all(api: httpx.Client, customer: Customer) -> None:
+def test_several_features_are_consumed_together_or_not_at_all(api: httpx.Client, customer: NewCustomer) -> None:
     """The fourth burst is one too many: its tokens are not taken either."""
     ada = customer()
     url = f"/v1/customers/{ada}/entitlements/consume"
@@ -121,7 +83,7 @@ def test_several_features_are_consumed_together_or_not_at_all(api: httpx.Client,
     assert [error["pointer"] for error in twice.json()["errors"]] == ["/items/1/feature"]
 
 
-def test_what_is_reserved_is_nobody_elses_until_it_is_settled(api: httpx.Client, customer: Customer) -> None:
+def test_what_is_reserved_is_nobody_elses_until_it_is_settled(api: httpx.Client, customer: NewCustomer) -> None:
     """Committed with less, released, and committed with more than there is room for."""
     ada = customer()
     asked = {"customer": ada, "feature": "gate-tokens", "quantity": "70", "expires_in_seconds": 60}
@@ -149,7 +111,7 @@ def test_what_is_reserved_is_nobody_elses_until_it_is_settled(api: httpx.Client,
     assert rate.status_code == 422
 
 
-def test_an_override_rules_from_the_next_question_on(api: httpx.Client, customer: Customer) -> None:
+def test_an_override_rules_from_the_next_question_on(api: httpx.Client, customer: NewCustomer) -> None:
     """More quota for one customer, a feature switched off, and the plan's terms again."""
     ada = customer()
     assert consume(api, ada, "gate-tokens", quantity="100").json()["status"] == "consumed"

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -84,6 +85,14 @@ class App(APIGatewayHttpResolver):
     def body(self) -> str:
         """The body as text; UTF-8 or nothing."""
         return _body_bytes(self.current_event.raw_event).decode()
+
+    def unless_known(self, response: Response[str]) -> Response[str]:
+        """The answer with an entity tag; or 304, if the caller says by `If-None-Match` that it has it already."""
+        tag = f'"{hashlib.sha256(str(response.body).encode()).hexdigest()[:32]}"'
+        if tag in str(self.current_event.headers.get("if-none-match") or ""):
+            return Response(HTTPStatus.NOT_MODIFIED, body="", headers={"ETag": tag})
+        response.headers["ETag"] = tag
+        return response
 
     def _request_id(self) -> str:
         return str(self.current_event.raw_event.get("requestContext", {}).get("requestId", ""))
