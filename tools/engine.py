@@ -3,6 +3,7 @@
 Requests of botocore clients are answered before they reach a socket: some 1,500 calls a second, each as one
 indivisible step. Hooks see every call before and after it, and may change it, refuse it, lose it or end the
 process. What calls consume is counted exactly, reads included, of which MiniStack itself only says 0.5 or 1.
+Limits of DynamoDB that MiniStack does not hold are held here.
 
 The package ministack is needed only here; its pin of botocore is lifted by tools/requirements/overrides.txt, so
 that what is tested is the botocore that the layer ships.
@@ -33,6 +34,11 @@ _DIGITS: Final = 38
 _WRITE_BYTES: Final = 1024
 _READ_BYTES: Final = 4096
 _NARROWING: Final = frozenset({"ProjectionExpression", "AttributesToGet", "FilterExpression", "Select"})
+_LONGEST_EXPRESSION: Final = 4_096
+_MOST_OPERATORS: Final = 300
+_MOST_ACTIONS: Final = 100
+_LONGEST_KEYS: Final = {"pk": 2_048, "sk": 1_024}
+_OPERATOR: Final = re.compile(r"<>|[<>]=?|[=+-]|\b(?:AND|OR|NOT|BETWEEN|IN)\b|\w+(?=\s*\()")
 _PLACEHOLDER: Final = re.compile(r"[#:]\w+")
 _ONE_AT_A_TIME: Final = threading.Lock()
 
@@ -183,6 +189,7 @@ class Engine:
         try:
             for hook in self.before:
                 hook(call)
+            _refuse_beyond_limits(call.request)
             with self._lock:
                 call.answer, call.failed = _ask(call.operation, call.request)
                 if not self._bare:
@@ -234,6 +241,19 @@ def engine(create_tables: Callable[[Any], None], *clients: Any, bare: bool = Fal
     finally:
         dynamodb.reset()
         _ONE_AT_A_TIME.release()
+
+
+def _refuse_beyond_limits(request: Mapping[str, Any]) -> None:
+    actions = [action for entry in request.get("TransactItems", ()) for action in entry.values()]
+    if len(actions) > _MOST_ACTIONS:
+        raise Refused("ValidationException")
+    for action in (request, *actions):
+        place = action.get("Key") or action.get("Item") or {}
+        if any(len(place.get(name, {}).get("S", "").encode()) > most for name, most in _LONGEST_KEYS.items()):
+            raise Refused("ValidationException")
+        for text in (text for name, text in action.items() if name.endswith("Expression")):
+            if len(text) > _LONGEST_EXPRESSION or len(_OPERATOR.findall(text)) > _MOST_OPERATORS:
+                raise Refused("ValidationException")
 
 
 def _granted(*_: Any) -> bool:

@@ -1,10 +1,12 @@
 """May this customer do this now? Check, consume, reserve."""
 
+from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.config import Config
 
 from tollgate.api.app import App, json_response, time_left
 from tollgate.api.documents import answers
@@ -14,14 +16,31 @@ from tollgate.entitlements.model import decision_headers, decision_to_dict
 from tollgate.entitlements.rules import Item
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
 from tollgate.kernel.money import parse_decimal
+from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
+from tollgate.metering.announcing import QueueAnnouncer
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.store import DynamoCounters
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
 
 app = App(validate=False)
 catalog = DynamoCatalog()
 counters = DynamoCounters(DynamoArchive())
 refusals = service.Refusals()
+
+
+@cache
+def sqs() -> "SQSClient":
+    """The queue's client, which only a function needs that a threshold is reached in."""
+    import boto3  # after the cold start
+
+    client: SQSClient = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
+    return client
+
+
+announcer = QueueAnnouncer(sqs, required("ALERTS_QUEUE_URL"))
 
 
 @app.endpoint(
@@ -84,6 +103,7 @@ def consume(customer: str, feature: str) -> Response[str]:
         now=now,
         time_left=time_left(app.lambda_context),
         refusals=refusals,
+        announcer=announcer,
     )
     return json_response(service.answer_to_dict(answer), headers=decision_headers(answer.decisions[0], now))
 
@@ -110,6 +130,7 @@ def consume_several(customer: str) -> Response[str]:
         counters=counters,
         now=system_clock(),
         time_left=time_left(app.lambda_context),
+        announcer=announcer,
     )
     return json_response(service.answers_to_dict(name, answer))
 
@@ -165,6 +186,7 @@ def commit(reservation: str) -> Response[str]:
         counters=counters,
         now=now,
         time_left=time_left(app.lambda_context),
+        announcer=announcer,
     )
     return json_response(service.answer_to_dict(answer), headers=decision_headers(answer.decisions[0], now))
 

@@ -57,7 +57,7 @@ counters = DynamoCounters(archive)
 memory = Memory()
 errors = DynamoRecovery()
 sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
-announcer = QueueAnnouncer(sqs, required("ALERTS_QUEUE_URL"))
+announcer = QueueAnnouncer(lambda: sqs, required("ALERTS_QUEUE_URL"))
 
 
 @app.endpoint(

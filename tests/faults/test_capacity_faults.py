@@ -121,7 +121,9 @@ class Run:
                 return held
             if name in self.released:
                 return self.shop.release(name, process=process).status
-            return self.shop.commit(name, self.taken[name], process=process).status
+            settled = self.shop.commit(name, self.taken[name], process=process).status
+            assert settled is not Status.DENIED, name  # it was held
+            return settled
         features = {"tokens": ("tokens",), "bursts": ("bursts",), "both": ("tokens", "bursts")}[kind]
         return self.shop.consume(name, *((feature, size) for feature in features), process=process).status
 

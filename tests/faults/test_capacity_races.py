@@ -241,7 +241,7 @@ def test_a_refusal_is_remembered_until_there_is_room_again(database: Engine) -> 
     shop.pass_by(1)
     denied = shop.consume(identity(100, shop.now), ("bursts", 1), local=True)
     assert denied.status is Status.DENIED
-    shop.pass_by(1)
+    shop.pass_by(3)
     before = database.total().calls
     again = [shop.consume(identity(200 + n, shop.now), ("bursts", 1), local=True) for n in range(5)]
     assert {answer.status for answer in again} == {Status.DENIED}

@@ -41,7 +41,7 @@ def add(client: Any, table: str, number: str = "1", **more: Any) -> Any:
     """Add to an item's n."""
     values = {":n": {"N": number}} | more.pop("values", {})
     return client.update_item(
-        TableName=table, Key=KEY, UpdateExpression="ADD n :n", ExpressionAttributeValues=values, **more
+        TableName=table, UpdateExpression="ADD n :n", ExpressionAttributeValues=values, **{"Key": KEY, **more}
     )
 
 
@@ -168,3 +168,26 @@ def test_the_time_to_live_takes_only_what_is_past(client: Any, table: str, datab
         client.put_item(TableName=table, Item={"pk": {"S": "a"}, "sk": {"S": sk}, **ttl})
     assert database.expire(table, 100) == 1
     assert {item["sk"]["S"] for item in client.scan(TableName=table)["Items"]} == {"later", "none"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"Key": KEY | {"sk": {"S": "x" * 1_025}}},
+        {"ConditionExpression": "n=:n OR " * 150 + "n=:n"},
+        {"ConditionExpression": " " * 4_096 + "n = :n"},
+    ],
+    ids=["long key", "many operators", "long expression"],
+)
+def test_what_dynamodb_refuses_is_refused(client: Any, table: str, asked: dict[str, Any]) -> None:
+    """MiniStack takes it."""
+    with pytest.raises(ClientError, match="ValidationException"):
+        add(client, table, **asked)
+
+
+def test_a_transaction_takes_a_hundred_actions(client: Any, table: str) -> None:
+    """And no more."""
+    puts = [{"Put": {"TableName": table, "Item": KEY | {"sk": {"S": f"{n}"}}}} for n in range(101)]
+    client.transact_write_items(TransactItems=puts[:100])
+    with pytest.raises(ClientError, match="ValidationException"):
+        client.transact_write_items(TransactItems=puts)

@@ -63,6 +63,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "PricingLogs": LOGS,
     },
     "Entitlements": {
+        "AlertsQueue": {"sqs:SendMessage"},
         "EntitlementsLogs": LOGS,
         "UsageTable": {
             "dynamodb:GetItem",

@@ -159,7 +159,7 @@ class FakeCounters(SeriesCounters):
     def published(self, customer: str) -> Published:
         """All gates of a customer."""
         heads = self.heads_of(customer)[1]
-        gates = {(one.feature, one.shard): (head.revision, head.gate) for one, head in heads.items() if head.gate}
+        gates = {(one.feature, one.shard): head.revision for one, head in heads.items() if head.gate}
         return Published(gates, self._features.get(customer, frozenset()))
 
     def publish_gate(self, customer: str, feature: str, shard: int, text: str, revision: int) -> None:

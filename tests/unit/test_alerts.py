@@ -183,7 +183,7 @@ class Queue:
 
 def announcer(queue: Queue) -> QueueAnnouncer:
     """A warm instance's announcer."""
-    return QueueAnnouncer(cast(Any, queue), "queue")
+    return QueueAnnouncer(lambda: cast(Any, queue), "queue")
 
 
 def test_what_was_reached_is_queued_once_by_a_warm_instance() -> None:

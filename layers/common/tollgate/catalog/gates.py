@@ -31,6 +31,7 @@ from tollgate.catalog.model import (
     Snapshot,
     Subscription,
     SubscriptionStatus,
+    Threshold,
     sharding_to_dict,
     threshold_to_dict,
 )
@@ -54,14 +55,16 @@ class Gate:
     Attributes:
         terms: the subscription that rules now, and those that are yet to begin.
         shards: in how many parts the counter is or was kept.
-        rest: a checksum of what else the snapshot says of the feature, so that a gate changes when that does.
+        schedule: a checksum of when it was kept in how many.
+        alerts: the thresholds of usage that are told.
     """
 
     feature: Feature
     terms: tuple[Term, ...] = ()
     override: Override | None = None
     shards: int = 1
-    rest: str = ""
+    schedule: str = ""
+    alerts: tuple[Threshold, ...] = ()
 
     def ruling(self, at: datetime) -> Term | None:
         """The subscription and the terms that rule at an instant, the override included."""
@@ -99,13 +102,13 @@ def gate_of(snapshot: Snapshot, feature: str, plans: Plans, now: datetime) -> Ga
         snapshot.overrides.get(feature),
         snapshot.most_shards(feature),
         _checksum(snapshot, feature),
+        snapshot.alerts.get(feature, ()),
     )
 
 
 def _checksum(snapshot: Snapshot, feature: str) -> str:
     shards = [sharding_to_dict(entry) for entry in snapshot.shards.get(feature, ())]
-    alerts = [threshold_to_dict(entry) for entry in snapshot.alerts.get(feature, ())]
-    return f"{zlib.crc32(json.dumps([shards, alerts]).encode()):x}" if shards or alerts else ""
+    return f"{zlib.crc32(json.dumps(shards).encode()):x}" if shards else ""
 
 
 def write_gate(gate: Gate) -> str:
@@ -117,12 +120,13 @@ def write_gate(gate: Gate) -> str:
         _rate(override.rate),
         override.expires_at and _microseconds(override.expires_at),
     ]
-    body = [
+    body: list[Any] = [
         feature.type.value,
         feature.aggregation.value,
         feature.dedupe.value,
         gate.shards,
-        gate.rest,
+        gate.schedule,
+        [list(*threshold_to_dict(one).items()) for one in gate.alerts],
         other,
         *(_term(term) for term in gate.terms),
     ]
@@ -163,13 +167,14 @@ def _microseconds(at: datetime) -> int:
 @lru_cache(maxsize=2_048)
 def read_gate(customer: str, feature: str, text: str) -> Gate:
     """Read back what `write_gate` wrote; names, prices and what only the administration asks for are left out."""
-    kind, aggregation, dedupe, shards, rest, other, *terms = json.loads(text)
+    kind, aggregation, dedupe, shards, schedule, alerts, other, *terms = json.loads(text)
     known = Feature(feature, "", FeatureType(kind), None, Aggregation(aggregation), Dedupe(dedupe))
     override = None
     if other:
         enabled, quota, rate, expires = other
         override = Override(enabled, _to_quota(quota), _to_rate(rate), _to_time(expires) if expires else None)
-    return Gate(known, tuple(_to_term(customer, known, term) for term in terms), override, shards, rest)
+    thresholds = tuple(Threshold(**{kind: Decimal(value)}) for kind, value in alerts)
+    return Gate(known, tuple(_to_term(customer, known, term) for term in terms), override, shards, schedule, thresholds)
 
 
 def _to_term(customer: str, feature: Feature, body: list[Any]) -> Term:

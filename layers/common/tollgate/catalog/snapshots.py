@@ -83,9 +83,9 @@ class Snapshots(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The gates of a customer: each one's revision and text by feature and shard, and the features there are."""
+    """The gates of a customer: each one's revision by feature and shard, and the features there are."""
 
-    gates: Mapping[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
+    gates: Mapping[tuple[str, int], int] = field(default_factory=dict)
     features: frozenset[str] = frozenset()
 
 
@@ -103,7 +103,7 @@ class Gates(Protocol):
 
 
 def publish(customer: str, *, snapshots: Snapshots, gates: Gates, clock: Clock) -> None:
-    """Bring the gates of a customer up to the snapshot; those that say the same already are left alone.
+    """Bring the gates of a customer up to the snapshot; those of its revision or a higher one are left alone.
 
     Raises:
         Unavailable: some gates were not reached.
@@ -118,10 +118,12 @@ def publish(customer: str, *, snapshots: Snapshots, gates: Gates, clock: Clock) 
     for feature in sorted(features | {feature for feature, _ in before.gates}):
         gate = gate_of(snapshot, feature, snapshots.plan, now)
         text = write_gate(gate) if gate else ""
-        for shard in range(gate.shards if gate else 1):
-            revision, known = before.gates.get((feature, shard), (-1, ""))
-            if revision < snapshot.revision and (revision < 0 or known != text):
-                waiting.append((feature, shard, text))
+        # One that says the same is written too, for another request may be about to write what was true before.
+        waiting += [
+            (feature, shard, text)
+            for shard in range(gate.shards if gate else 1)
+            if before.gates.get((feature, shard), -1) < snapshot.revision
+        ]
     with ThreadPoolExecutor(_WORKERS) as pool:
         done = [
             pool.submit(gates.publish_gate, customer, feature, shard, text, snapshot.revision)

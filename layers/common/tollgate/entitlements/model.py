@@ -84,8 +84,12 @@ def decide(
     used: Decimal = ZERO,
     reserved: Decimal = ZERO,
     state: RateState | None = None,
+    at: datetime | None = None,
 ) -> Decision:
-    """Whether `quantity` more is allowed, given what is used and reserved in the period, and the rate's figures."""
+    """Whether `quantity` more is allowed, given what is used and reserved in the period, and the rate's figures.
+
+    The period is that of `at`, or else the present one.
+    """
     feature = granted.feature
     if subscription.status(now) in INACTIVE:
         reason = Reason.SUBSCRIPTION_INACTIVE
@@ -96,13 +100,14 @@ def decide(
     values: dict[str, Any] = {}
     reason = Reason.ALLOWED
     if feature.type is FeatureType.USAGE:
-        values = {"used": used, "reserved": reserved, "resets_at": subscription.period(now).end}
+        values = {"used": used, "reserved": reserved, "resets_at": subscription.period(at or now).end}
     elif granted.quota is not None:
         after = _after(feature.aggregation, used, quantity)
         reason, values = _within_quota(granted.quota, used, reserved, after)
-        values["resets_at"] = subscription.period(now).end
-        if reason is Reason.QUOTA_EXCEEDED:
-            values["retry_at"] = values["resets_at"]
+        end = values["resets_at"] = subscription.period(at or now).end
+        alone = _after(feature.aggregation, ZERO, quantity)
+        if reason is Reason.QUOTA_EXCEEDED and end > now and alone <= granted.quota.limit:
+            values["retry_at"] = end
     elif granted.rate is not None:
         reason, values = _within_rate(granted.rate, state or RateState(), quantity, now)
     return Decision(

@@ -24,10 +24,13 @@ from tollgate.metering.counting import (
     free_holds,
     most_before,
     open_counter,
+    spills_for,
 )
 from tollgate.metering.model import (
     MAX_AGE,
     MAX_AHEAD,
+    MAX_QUANTITY,
+    RESERVATION_SOURCE,
     Batch,
     Count,
     CounterId,
@@ -55,9 +58,8 @@ __all__ = [
     "series_of",
 ]
 
+_TOO_MUCH: Final = "the usage would have more than 20 digits before the point"
 COUNTED: Final = frozenset({FeatureType.USAGE, FeatureType.QUOTA, FeatureType.RATE})
-_SOURCE: Final = "reservation"
-"""The source of the events that commits count."""
 
 
 class Ruling(StrEnum):
@@ -97,9 +99,12 @@ def gate_in(head: Head | None, series: Series) -> Gate | None:
 def ruling_term(gate: Gate, now: datetime) -> Term | None:
     """The subscription and the terms that rule, if they allow anything at all."""
     term = gate.ruling(now)
-    if term is None or term[0].status(now) in INACTIVE or not term[1].enabled:
-        return None
-    return term
+    return term if term is not None and _grants(term, now) else None
+
+
+def _grants(term: Term, now: datetime) -> bool:
+    subscription, granted = term
+    return subscription.status(now) not in INACTIVE and granted.enabled
 
 
 def _limit(granted: PlanFeature) -> Decimal | None:
@@ -115,7 +120,10 @@ def _refuse_shards(gate: Gate) -> None:
 
 @dataclass(slots=True)
 class _Tried:
-    """What came of trying to count some of each feature; `refused` without a look at what was counted."""
+    """What came of trying to count some of each feature.
+
+    It is `refused` if the terms of one grant nothing at all, and `early` if it happened before they began.
+    """
 
     missing: dict[Series, Missing] = field(default_factory=dict)
     outcomes: dict[Series, Outcome] = field(default_factory=dict)
@@ -123,6 +131,7 @@ class _Tried:
     guards: dict[Series, int] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     refused: bool = False
+    early: bool = False
 
     def add(self, series: Series, step: Step | Missing, batch: Batch) -> None:
         """Add a feature that counts."""
@@ -134,7 +143,7 @@ class _Tried:
             self.changes[series] = step.change
             self.batches.append(batch)
 
-    def verdict(self) -> Verdict[Ruling]:
+    def verdict(self, known: Mapping[Series, Known]) -> Verdict[Ruling]:
         """All or nothing."""
         found = set(self.outcomes.values())
         if Outcome.CONFLICT in found:
@@ -142,10 +151,14 @@ class _Tried:
         if Outcome.DUPLICATE in found:
             return self._repeated()
         if Outcome.OUT_OF_RANGE in found:
-            detail = "the usage would have more than 20 digits before the point"
-            raise InvalidInput([FieldError("/quantity", detail)])
+            raise InvalidInput([FieldError("/quantity", _TOO_MUCH)])
+        if self.early:
+            detail = "lies before the subscription that rules the feature now began"
+            raise InvalidInput([FieldError("/time", f"the time, or that of the id, {detail}")])
         if self.refused or Outcome.DENIED in found:
             return Verdict(Ruling.DENIED)
+        if spills := spills_for(self.changes, known, len(self.guards)):
+            return Verdict(Ruling.AGAIN, spills)
         return Verdict(Ruling.DONE, self.changes, self.guards if self.changes else {}, self.batches)
 
     def _repeated(self) -> Verdict[Ruling]:
@@ -179,15 +192,16 @@ class Consume:
             gate = gate_in(head, series)
             if gate is None or head is None:
                 return Verdict(Ruling.UNGATED)
-            term = ruling_term(gate, self.now)
-            if term is None:
+            term = gate.ruling(self.now)
+            if term is None or not _grants(term, self.now):
                 tried.refused = True
-            elif gate.feature.type not in COUNTED:
+            if gate.feature.type not in COUNTED:
                 tried.guards[series] = head.revision
-            else:
+            elif term is not None:
                 _refuse_shards(gate)
+                tried.early = tried.early or (self.told or self.now) < term[0].starts_at
                 tried.add(series, *self._count(item, series, gate, term, known[series], head))
-        return tried.missing or tried.verdict()
+        return tried.missing or tried.verdict(known)
 
     def _count(
         self, item: Item, series: Series, gate: Gate, term: Term, known: Known, head: Head
@@ -245,13 +259,15 @@ class Reserve:
             opened = open_counter(series, gate.feature.aggregation, counter, known[series])
             if isinstance(opened, Missing):
                 return {series: opened}
-            if opened is not None:
-                return Verdict(Ruling.AGAIN, {series: opened})
+            return Verdict(Ruling.AGAIN, {series: opened})
         limit = _limit(granted)
         change = Change(replace(head, holds=dict(head.holds)), adds=True)
         free_holds(change, self.now)
         taken = EXACT.add(head.tally.quantity, held(head, self.now.timestamp()))
-        if limit is not None and EXACT.add(taken, asked.quantity) > limit:
+        after = EXACT.add(taken, asked.quantity)
+        if after >= MAX_QUANTITY:
+            raise InvalidInput([FieldError("/quantity", _TOO_MUCH)])
+        if limit is not None and after > limit:
             return Verdict(Ruling.DENIED)
         change_hold(change, asked.expires, asked.quantity)
         change.most = None if limit is None else most_before(change, limit)
@@ -310,7 +326,6 @@ class Commit:
         term = gate.ruling(self.now) if gate else None
         if gate is None or head is None or term is None:
             return Verdict(Ruling.UNGATED)
-        _refuse_shards(gate)
         holds = _holds(made, head, self.now)
         if not holds and ruling_term(gate, self.now) is None:
             return Verdict(Ruling.DENIED)
@@ -320,7 +335,7 @@ class Commit:
         if isinstance(step, Missing):
             return {series: step}
         if Outcome.OUT_OF_RANGE in step.outcomes:
-            raise InvalidInput([FieldError("/quantity", "the usage would have more than 20 digits before the point")])
+            raise InvalidInput([FieldError("/quantity", _TOO_MUCH)])
         if step.change is None:
             return Verdict(Ruling.DENIED)
         _settle(step.change, made, self.now, holds=holds)
@@ -332,7 +347,7 @@ class Commit:
     ) -> tuple[Step | Missing, Batch]:
         made, (subscription, _) = self.reservation, term
         # The state of the reservation tells a repeated commit; the event is new.
-        event = Event(made.id, _SOURCE, made.customer, made.feature, self.quantity, self.now, {})
+        event = Event(made.id, RESERVATION_SOURCE, made.customer, made.feature, self.quantity, self.now, {})
         hash_, digest = identify(event, Scope.TIME, self.now)
         count = Count(
             event=event,

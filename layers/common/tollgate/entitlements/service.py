@@ -6,7 +6,7 @@ A head that has no gate yet gets it from the customer's snapshot, once.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -30,6 +30,7 @@ from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound,
 from tollgate.kernel.ids import is_id
 from tollgate.kernel.money import ZERO, format_decimal
 from tollgate.kernel.time import format_time, from_epoch_ms
+from tollgate.metering.alerts import Announcer, Reached, reached
 from tollgate.metering.counters import ReservationChanged
 from tollgate.metering.model import (
     MAX_AGE,
@@ -65,7 +66,11 @@ MAX_ITEMS: Final = 20
 MAX_RESERVED_SECONDS: Final = 86_400
 
 _TRIES: Final = 4
+_STEPS: Final = 10
+"""Writes that a rule may ask for before its own."""
 _LONGEST_REFUSAL: Final = timedelta(seconds=60)
+_SKEW: Final = timedelta(seconds=2)
+"""How far ahead the clocks of callers that make ids may be, for a repeated request never to be refused unasked."""
 _REMEMBERED: Final = 10_000
 _FINE: Final = 16
 
@@ -94,7 +99,7 @@ class Refusals:
     """Rate limits that a warm function knows to be used up: until then it refuses without asking.
 
     It asks again after a minute, for the limit may have been raised; and for an id that is not newer than what it
-    knows, for that may have been counted.
+    knows by 2 seconds, for that may have been counted.
     """
 
     def __init__(self) -> None:
@@ -116,7 +121,7 @@ class Refusals:
         if now >= min(decision.retry_at, since + _LONGEST_REFUSAL):
             del self._known[series]
             return None
-        return decision if told is not None and told > since and quantity >= denied else None
+        return decision if told is not None and told > since + _SKEW and quantity >= denied else None
 
 
 # Questions
@@ -165,21 +170,30 @@ def check_all(customer: str, *, directory: Directory, counters: Counters, now: d
 
 
 def _decide(
-    gate: Gate, head: Head | None, customer: str, quantity: Decimal, counters: Counters | None, now: datetime
+    gate: Gate,
+    head: Head | None,
+    customer: str,
+    quantity: Decimal,
+    counters: Counters,
+    now: datetime,
+    at: datetime | None = None,
 ) -> Decision:
-    """The decision on a feature with what its head says; what the head does not hold is asked of the counters."""
+    """The decision on a feature with what its head says; what the head does not hold is asked of the counters.
+
+    `at` is when that happened that the decision is on.
+    """
     feature = gate.feature
     term = gate.ruling(now)
     if term is None:
         return refuse(customer, feature.code, Reason.NO_SUBSCRIPTION, kind=feature.type)
     subscription, granted = term
     head = head or Head()
-    counter = CounterId(customer, feature.code, subscription.id, subscription.period(now).start)
+    counter = CounterId(customer, feature.code, subscription.id, subscription.period(at or now).start)
     tally = head.tally if head.counter == counter else Tally()
     counted = feature.type in {FeatureType.USAGE, FeatureType.QUOTA}
     # Of a series that was written, another counter may be open: that of another subscription, or of the next period.
     is_elsewhere = head.counter != counter and head.counter is not None and not _is_before(head.counter, counter)
-    if counters is not None and counted and (gate.shards > 1 or is_elsewhere):
+    if counted and (gate.shards > 1 or is_elsewhere):
         tally = counters.tallies([counter], {feature.code: gate.shards}).get(counter, Tally())
     return decide(
         subscription,
@@ -189,6 +203,7 @@ def _decide(
         used=tally.quantity if tally.events else ZERO,
         reserved=held(head, now.timestamp()),
         state=head.rate,
+        at=at,
     )
 
 
@@ -229,6 +244,7 @@ def consume(
     now: datetime,
     time_left: Callable[[], float],
     refusals: Refusals | None = None,
+    announcer: Announcer | None = None,
 ) -> Answer:
     """Count some of each feature if all of them have room for it; if one has not, nothing is counted.
 
@@ -237,7 +253,7 @@ def consume(
     Raises:
         InvalidInput: no time to count at, a feature in shards, or a quantity beyond all bounds.
         Conflict: the id was counted with other quantities.
-        Unavailable: it could not be decided in time; the same request may be sent again.
+        Unavailable: it could not be decided in time, or a threshold not be told; the same request may be sent again.
     """
     told = told or time_of_id(request_id)
     if told is not None and not now - MAX_AGE <= told <= now + MAX_AHEAD:
@@ -253,11 +269,12 @@ def consume(
     said, heads = _ask(customer, features, rule, directory, counters, now, time_left)
     if said is Ruling.CONFLICT:
         raise Conflict(f"The id {request_id} was counted with another quantity, or for other features.")
-    quantities = {item.feature: item.quantity for item in items}
     status = {Ruling.DONE: Status.CONSUMED, Ruling.DUPLICATE: Status.DUPLICATE}.get(said, Status.DENIED)
-    decisions = tuple(
-        _told(customer, feature, quantities[feature], status, heads, directory, now) for feature in features
-    )
+    decisions = tuple(_told(customer, item, status, heads, directory, counters, now, told) for item in items)
+    if status is Status.DENIED and all(decision.allowed for decision in decisions):
+        decisions = tuple(_denied(decision) for decision in decisions)
+    if announcer is not None and status is not Status.DENIED:
+        _announce(customer, [item.feature for item in items], told or now, heads, counters, now, announcer)
     if refusals is not None and only is not None and status is Status.DENIED:
         refusals.note(only, decisions[0], items[0].quantity, now)
     return Answer(status, decisions)
@@ -289,8 +306,8 @@ def reserve(
     if said is not Ruling.DONE and (before := counters.reservation(reservation_id)) is not None:
         return _reserved_before(asked, before, directory, counters, now)
     status = Status.RESERVED if said is Ruling.DONE else Status.DENIED
-    decision = _told(customer, item.feature, item.quantity, status, heads, directory, now)
-    return Answer(status, (decision,), asked)
+    decision = _told(customer, item, status, heads, directory, counters, now)
+    return Answer(status, (decision if status is Status.RESERVED else _denied(decision),), asked)
 
 
 def _expiry(now: datetime, seconds: int) -> int:
@@ -307,7 +324,10 @@ def _reserved_before(
         raise Unavailable("The reservation could not be read; send the request again.")
     if replace(before, expires=0, state=ReservationState.OPEN, committed=None) != replace(asked, expires=0):
         raise Conflict(f"The reservation {asked.id} was made by another request.")
-    return _repeated(before, directory, counters, now)
+    if before.state is ReservationState.OPEN and before.expires > now.timestamp():
+        return _repeated(before, directory, counters, now)
+    decision = check(asked.customer, asked.feature, asked.quantity, directory=directory, counters=counters, now=now)
+    return Answer(Status.DUPLICATE, (decision,), before)
 
 
 def commit(
@@ -318,6 +338,7 @@ def commit(
     counters: Counters,
     now: datetime,
     time_left: Callable[[], float],
+    announcer: Announcer | None = None,
 ) -> Answer:
     """Count what reserved work took. If that is more than there is room for, nothing is, and it may be tried for less.
 
@@ -325,13 +346,13 @@ def commit(
         NotFound: no such reservation.
         Conflict: it was released, or committed with another quantity.
         InvalidInput: a quantity beyond all bounds.
-        Unavailable: it could not be decided in time; the same request may be sent again.
+        Unavailable: it could not be decided in time, or a threshold not be told; the same request may be sent again.
     """
 
     def settled(made: Reservation) -> Answer:
         if made.state is ReservationState.RELEASED or made.committed != quantity:
             raise Conflict(f"The reservation {made.id} was {_past(made)}.")
-        return _repeated(made, directory, counters, now)
+        return _repeated(made, directory, counters, now, announcer)
 
     return _settle(
         reservation_id,
@@ -342,6 +363,7 @@ def commit(
         counters,
         now,
         time_left,
+        announcer,
     )
 
 
@@ -391,9 +413,10 @@ def _settle(
     counters: Counters,
     now: datetime,
     time_left: Callable[[], float],
+    announcer: Announcer | None = None,
 ) -> Answer:
     for _ in range(_TRIES):
-        made = counters.reservation(reservation_id)
+        made = counters.reservation(reservation_id) if is_id(reservation_id) else None
         if made is None:
             raise NotFound(f"There is no reservation {reservation_id}.")
         if made.state is not ReservationState.OPEN:
@@ -402,16 +425,29 @@ def _settle(
             said, heads = _ask(made.customer, [made.feature], rule(made), directory, counters, now, time_left)
         except ReservationChanged:
             continue
+        if said is not Ruling.DONE:
+            # It may have been settled by this very request, whose answer was lost, or by another one just now.
+            found = counters.reservation(reservation_id)
+            if found is not None and found.state is not ReservationState.OPEN:
+                return settled(found)
+        elif announcer is not None:
+            _announce(made.customer, [made.feature], now, heads, counters, now, announcer)
         status, quantity = done
         status = status if said is Ruling.DONE else Status.DENIED
-        return Answer(status, (_told(made.customer, made.feature, quantity, status, heads, directory, now),), made)
+        decision = _told(made.customer, Item(made.feature, quantity), status, heads, directory, counters, now)
+        return Answer(status, (_denied(decision) if status is Status.DENIED else decision,), made)
     raise Unavailable("Others are settling this reservation now; send the request again.")
 
 
-def _repeated(made: Reservation, directory: Directory, counters: Counters, now: datetime) -> Answer:
+def _repeated(
+    made: Reservation, directory: Directory, counters: Counters, now: datetime, announcer: Announcer | None = None
+) -> Answer:
     series = series_of(made.customer, made.feature)
     heads = counters.heads([series])
-    decision = _told(made.customer, made.feature, ZERO, Status.DUPLICATE, heads, directory, now)
+    if announcer is not None:
+        _announce(made.customer, [made.feature], now, heads, counters, now, announcer)
+    item = Item(made.feature, ZERO)
+    decision = _told(made.customer, item, Status.DUPLICATE, heads, directory, counters, now)
     return Answer(Status.DUPLICATE, (decision,), made)
 
 
@@ -429,7 +465,7 @@ def _ask(
     if not (is_id(customer) and all(is_id(feature) for feature in features)):
         return Ruling.UNGATED, {}
     said, heads = counters.decide(wanted, rule, time_left)
-    for _ in range(_TRIES):
+    for _ in range(_STEPS):
         if said is Ruling.UNGATED and not _publish(wanted, heads, directory, counters, now):
             return said, heads
         if said not in {Ruling.UNGATED, Ruling.AGAIN}:
@@ -459,28 +495,66 @@ def _publish(
 
 def _told(
     customer: str,
-    feature: str,
-    quantity: Decimal,
+    item: Item,
     status: Status,
     heads: Mapping[Series, Head],
     directory: Directory,
+    counters: Counters,
     now: datetime,
+    at: datetime | None = None,
 ) -> Decision:
     """The decision as it is after what was done; what was granted stays so, whatever the limits say by now."""
-    series = series_of(customer, feature)
+    series = series_of(customer, item.feature)
     head = heads.get(series)
     gate = gate_in(head, series)
-    if gate is None and is_id(customer) and is_id(feature):
-        gate = _gate(customer, feature, directory, now)
+    if gate is None and is_id(customer) and is_id(item.feature):
+        gate = _gate(customer, item.feature, directory, now)
     if gate is None:
-        return _refuse_unknown(customer, feature, directory)
+        return _refuse_unknown(customer, item.feature, directory)
     if status is Status.DENIED:
         counts = gate.feature.aggregation is Aggregation.COUNT
-        return _decide(gate, head, customer, Decimal(1) if counts else quantity, None, now)
-    decision = _decide(gate, head, customer, ZERO, None, now)
+        quantity = Decimal(1) if counts else item.quantity
+        return _decide(gate, head, customer, quantity, counters, now, at)
+    decision = _decide(gate, head, customer, ZERO, counters, now, at)
     if decision.allowed:
         return decision
     return replace(decision, allowed=True, reason=Reason.ALLOWED, retry_at=None)
+
+
+def _denied(decision: Decision) -> Decision:
+    """A denial stays one, though by now there may be room."""
+    if not decision.allowed:
+        return decision
+    reason = Reason.RATE_LIMITED if decision.type is FeatureType.RATE else Reason.QUOTA_EXCEEDED
+    return replace(decision, allowed=False, reason=reason)
+
+
+def _announce(
+    customer: str,
+    features: Iterable[str],
+    at: datetime,
+    heads: Mapping[Series, Head],
+    counters: Counters,
+    now: datetime,
+    announcer: Announcer,
+) -> None:
+    """Have the thresholds told that features have reached with what happened at an instant."""
+    found: list[Reached] = []
+    for feature in features:
+        series = series_of(customer, feature)
+        head = heads.get(series)
+        gate = gate_in(head, series)
+        term = gate.ruling(now) if gate is not None and gate.alerts else None
+        if gate is None or head is None or term is None:
+            continue
+        subscription, granted = term
+        period = subscription.period(at)
+        counter = CounterId(customer, feature, subscription.id, period.start)
+        tally = head.tally if head.counter == counter else counters.tallies([counter]).get(counter, Tally())
+        limit = granted.quota.limit if granted.quota else None
+        found += reached(counter, period.end, gate.alerts, limit=limit, used=tally.quantity, at=now)
+    if found:
+        announcer.announce(found)
 
 
 def answer_to_dict(answer: Answer) -> dict[str, Any]:

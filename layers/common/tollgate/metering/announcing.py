@@ -1,7 +1,7 @@
 """Thresholds that were reached, put into a queue to be told: ingest waits for no receiver."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -19,10 +19,13 @@ _MAX_KNOWN: Final = 10_000
 
 
 class QueueAnnouncer:
-    """An `Announcer` over SQS, a message per threshold; a warm one knows what it has sent, and sends that once."""
+    """An `Announcer` over SQS, a message per threshold; a warm one knows what it has sent, and sends that once.
 
-    def __init__(self, client: "SQSClient", queue_url: str) -> None:
-        self._client = client
+    `connect` gives the client, which many a function never needs.
+    """
+
+    def __init__(self, connect: Callable[[], "SQSClient"], queue_url: str) -> None:
+        self._connect = connect
         self._queue_url = queue_url
         self._known: set[str] = set()
 
@@ -38,7 +41,7 @@ class QueueAnnouncer:
 
     def _send(self, part: list[Reached]) -> None:
         try:
-            answer = self._client.send_message_batch(
+            answer = self._connect().send_message_batch(
                 QueueUrl=self._queue_url,
                 Entries=[
                     {"Id": str(place), "MessageBody": json.dumps(reached_to_dict(one))}

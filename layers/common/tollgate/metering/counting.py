@@ -5,13 +5,14 @@ says what there is). Usually that write adds to the head, which tells by a condi
 of the ids; other ones replace the head, which must be exactly the one known, and move what it has no room for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
 from tollgate.catalog.model import Aggregation
+from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.model import (
     MAX_QUANTITY,
@@ -61,12 +62,17 @@ __all__ = [
     "most_before",
     "open_counter",
     "settle_adjustment",
+    "spills_for",
 ]
 
 MAX_GUARDS: Final = 30
 """Ids that one condition may name."""
 MAX_ITEMS: Final = 90
-"""Items that one step may touch: a transaction takes 100."""
+"""Items that one step of a batch may touch, of the actions of a transaction."""
+MAX_ACTIONS: Final = 100
+"""Of a transaction."""
+MAX_FREED: Final = 20
+"""Expired holds that one update takes out: a condition and a removal each, of the 300 that an expression may have."""
 MAX_HOURS: Final = 12
 """Hours whose sums stay in the head."""
 FULL_BUCKET: Final = 8_000
@@ -218,6 +224,8 @@ def _judge(
     totals: dict[CounterId, Decimal] = {}
     counter: CounterId | None = None
     total = ZERO
+    # What is held is kept in one number with what is used; expired holds only leave with what has a limit.
+    others = held(head, 0 if limit is None else now.timestamp())
     for count, pages in zip(taken, looked, strict=True):
         key: object = (count.hash, _bucket_in_batch(count, known, head, frame)) if frame else count.hash
         first = batch.get(key)
@@ -230,7 +238,7 @@ def _judge(
                 counter = count.counter
                 total = totals[counter] if counter in totals else _stored(counter, known).quantity
             more = EXACT.add(total, count.quantity)
-            if more >= MAX_QUANTITY:
+            if EXACT.add(more, others) >= MAX_QUANTITY:
                 outcomes.append(Outcome.OUT_OF_RANGE)
                 continue
         if limit is not None and not _fits(count, aggregation, known, limit, now):
@@ -404,6 +412,16 @@ class _Writer:
         self._change.head.structure += 1
         return self._missing or self._change
 
+    def spill(self) -> Change:
+        """The change that moves all ids of the head to their pages."""
+        change = self._change
+        self._spill()
+        change.pages = [self._page(key, ids, digests) for key, (ids, digests) in self._pages.items()]
+        here = self._pages.get(time_key(self._frame.start))
+        change.head.spilled += len(here[0]) if here else 0
+        change.head.structure += 1
+        return change
+
     def _turn_to(self, top: CounterId | None) -> None:
         """Move the head on to another counter."""
         self._replace_head()
@@ -576,9 +594,10 @@ class _Writer:
 
 
 def free_holds(change: Change, now: datetime) -> None:
-    """Have the holds leave the head that have expired."""
+    """Have the holds leave the head that have expired; of many the head is replaced, for an update has its limits."""
     for expires in [each for each in change.head.holds if each <= now.timestamp()]:
         change.freed[expires] = change.head.holds.pop(expires)
+    change.adds = change.adds and len(change.freed) <= MAX_FREED
 
 
 def change_hold(change: Change, expires: int, quantity: Decimal) -> None:
@@ -601,15 +620,51 @@ def most_before(change: Change, limit: Decimal) -> Decimal:
     return most
 
 
-def open_counter(series: Series, aggregation: Aggregation, counter: CounterId, known: Known) -> Change | Missing | None:
-    """Have the head hold the counter of a period before anything is counted in it; None where it does."""
+def open_counter(series: Series, aggregation: Aggregation, counter: CounterId, known: Known) -> Change | Missing:
+    """Have the head hold the counter of a period before anything is counted in it.
+
+    Raises:
+        Unavailable: the period was closed, though by this clock it is not over.
+    """
     head = known.head or Head()
-    if head.counter == counter:
-        return None
+    past = known.periods.get(counter)
+    if past is not None and past.closed is not None:
+        raise Unavailable("The billing period has just been closed; send the request again.")
     if head.structure and counter not in known.periods:
         return Missing(periods={counter})
     frame = _Frame(head.origin, head.start, head.end)
     return _Writer(series, aggregation, known, frame, plain=False).open(counter)
+
+
+def spills_for(
+    changes: Mapping[Series, Change], known: Mapping[Series, Known], guards: int = 0
+) -> dict[Series, Change]:
+    """What is to be written before, where changes and guards are too many items for one transaction.
+
+    The ids of the largest go to their pages, as many as one transaction takes; of none where all fit.
+    """
+    sizes = {series: items_of(change) for series, change in changes.items()}
+    if sum(sizes.values()) + guards <= MAX_ACTIONS:
+        return {}
+    spills: dict[Series, Change] = {}
+    items = 0
+    for series in sorted(sizes, key=lambda each: -sizes[each]):
+        head = known[series].head or Head()
+        if not head.ids:
+            continue
+        frame = _Frame(head.origin, head.start, head.end)
+        spill = _Writer(series, Aggregation.SUM, known[series], frame, plain=False).spill()
+        items += items_of(spill)
+        if spills and items > MAX_ACTIONS:
+            break
+        spills[series] = spill
+    return spills
+
+
+def items_of(change: Change) -> int:
+    """How many items a change writes."""
+    others = (change.pages, change.periods, change.days, change.markers, change.adjusted, change.settled)
+    return 1 + sum(map(len, others)) + (change.reservation is not None)
 
 
 def _by_counter(counts: Sequence[Count]) -> dict[CounterId, Sequence[Count]]:

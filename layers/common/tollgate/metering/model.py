@@ -21,6 +21,7 @@ __all__ = [
     "MAX_AHEAD",
     "MAX_EVENTS",
     "MAX_QUANTITY",
+    "RESERVATION_SOURCE",
     "Adjustment",
     "Batch",
     "Count",
@@ -45,6 +46,8 @@ __all__ = [
 MAX_EVENTS: Final = 500
 MAX_AGE: Final = timedelta(days=35)
 MAX_AHEAD: Final = timedelta(minutes=5)
+RESERVATION_SOURCE: Final = "urn:tollgate:reservation"
+"""The source of the events that commits of reservations count; nobody else may send such."""
 MAX_QUANTITY: Final = Decimal(10) ** 20
 """What a counter stays below: with 18 digits after the point, DynamoDB's 38."""
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from tollgate.kernel.ids import ID_PATTERN, is_id
 from tollgate.kernel.json import deeper_than, read_json
 from tollgate.kernel.money import format_decimal, parse_decimal
 from tollgate.kernel.time import format_time, parse_time
-from tollgate.metering.model import MAX_EVENTS, Event, Rejection
+from tollgate.metering.model import MAX_EVENTS, RESERVATION_SOURCE, Event, Rejection
 
 __all__ = [
     "COUNTED_EVENTS_PARAMETERS",
@@ -178,6 +178,8 @@ def _id(item: dict[str, Any], key: str) -> str:
 def _source(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_SOURCE:
         raise _Fault("/source", f"must be a string of at most {MAX_SOURCE} characters")
+    if value == RESERVATION_SOURCE:
+        raise _Fault("/source", f"{RESERVATION_SOURCE} is the source of what commits of reservations count")
     return value
 
 

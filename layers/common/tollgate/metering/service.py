@@ -46,6 +46,7 @@ __all__ = ["Archive", "Counters", "Directory", "Memory", "Result", "governing", 
 
 _HOUR: Final = timedelta(hours=1)
 _REMEMBERED: Final = 10_000
+_LONGEST_MEMORY: Final = timedelta(minutes=5)
 _PLACINGS: Final = 5
 """How often an event is placed: once, and again when what ruled it is found to have changed."""
 _CHANGEABLE: Final = frozenset({"no_subscription", "feature_not_in_plan"})
@@ -166,21 +167,25 @@ class Memory:
     """The snapshots that a warm function remembers.
 
     They may be outdated: then no event is counted by them, for a head's gate that is newer refuses it, and none is
-    rejected before its customer's snapshot has been read again.
+    rejected before its customer's snapshot has been read again. They are remembered for less long than a number of
+    shards is known ahead: a function that no gate has told of it must know it when it takes effect.
     """
 
     def __init__(self) -> None:
-        self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
+        self._snapshots: OrderedDict[str, tuple[Snapshot, datetime]] = OrderedDict()
 
-    def recall(self, customers: Iterable[str], directory: Directory) -> tuple[dict[str, Snapshot], set[str]]:
+    def recall(
+        self, customers: Iterable[str], directory: Directory, now: datetime
+    ) -> tuple[dict[str, Snapshot], set[str]]:
         """The snapshots of customers; and of which of them it was read just now."""
         wanted = set(customers)
-        found = {one: self._snapshots[one] for one in wanted if one in self._snapshots}
+        known = {one: self._snapshots[one] for one in wanted if one in self._snapshots}
+        found = {one: snapshot for one, (snapshot, since) in known.items() if abs(now - since) < _LONGEST_MEMORY}
         for one in found:
             self._snapshots.move_to_end(one)
         unknown = wanted - found.keys()
         read = directory.snapshots_of(unknown) if unknown else {}
-        self._snapshots.update(read)
+        self._snapshots.update({one: (snapshot, now) for one, snapshot in read.items()})
         while len(self._snapshots) > _REMEMBERED:
             self._snapshots.popitem(last=False)
         return found | read, unknown
@@ -214,7 +219,7 @@ def ingest(
     waiting: Sequence[int] = range(len(events))
     for _ in range(_PLACINGS):
         customers = {event.customer for place in waiting if isinstance(event := events[place], Event)}
-        snapshots, read = memory.recall(customers, directory)
+        snapshots, read = memory.recall(customers, directory, now)
         placed = _Placement(snapshots, read, directory, now)
         waiting = _count(waiting, events, placed, counters, time_left, results)
         watched |= placed.watched

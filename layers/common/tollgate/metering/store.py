@@ -196,14 +196,14 @@ class DynamoCounters(SeriesCounters):
 
     def published(self, customer: str) -> Published:
         """All gates of a customer."""
-        gates: dict[tuple[str, int], tuple[int, str]] = {}
+        gates: dict[tuple[str, int], int] = {}
         features: frozenset[str] = frozenset()
         for item in _partition(customer):
             if item["sk"]["S"] == _FEATURES:
                 features = frozenset(item["f"].get("SS", ())) if "f" in item else frozenset()
             elif item.get("g"):
                 series = _series(customer, item)
-                gates[series.feature, series.shard] = int(item["r"]["N"]), item["g"]["S"]
+                gates[series.feature, series.shard] = int(item["r"]["N"])
         return Published(gates, features)
 
     def publish_gate(self, customer: str, feature: str, shard: int, text: str, revision: int) -> None:
@@ -236,6 +236,14 @@ class DynamoCounters(SeriesCounters):
         if not keys:
             return {}
         items = {_key_of(raw): raw for raw in _batch_get(keys)}
+        # A counter that left its head between the reading of the two is there by now.
+        left = [
+            _period_key(series, counter)
+            for series, counter in wanted
+            if _key_of(_period_key(series, counter)) not in items
+            and _is_other(items.get(_key_of(_head_key(series))), counter)
+        ]
+        items |= {_key_of(raw): raw for raw in _batch_get(left)} if left else {}
         found: dict[CounterId, list[Tally]] = {}
         for series, counter in wanted:
             head = items.get(_key_of(_head_key(series)))
@@ -254,13 +262,24 @@ class DynamoCounters(SeriesCounters):
         first, last = f"DAY#{start.date()}", f"DAY#{end.date()}#~"
         rows: list[tuple[datetime, CounterId, Tally]] = []
         for series in _all(customer, feature, shards):
-            head = self._read_heads([series]).get(series)
+            head, days = self._hours_of(series, DayItem.sk.between(first, last))
             if head is not None and head.counter is not None:
                 rows += [(hour, head.counter, tally) for hour, tally in head.hours.items()]
-            for item in DayItem.query(_pk(series), DayItem.sk.between(first, last), consistent_read=True):
+            for item in days:
                 counter = _counter(series, item.sk.split("#", 2)[2])
                 rows += [(hour, counter, tally) for hour, tally in _day_hours(item).items()]
         return sorted((row for row in rows if start <= row[0] < end), key=lambda row: row[0])
+
+    def _hours_of(self, series: Series, days: Condition) -> tuple[Head | None, list[DayItem]]:
+        """The head and the day items of a series as they are at one time: hours move from the one to the others."""
+        after = self._read_heads([series]).get(series)
+        for _ in range(_TRIES):
+            before = after
+            items = list(DayItem.query(_pk(series), days, consistent_read=True))
+            after = self._read_heads([series]).get(series)
+            if before is None or after is None or before.structure == after.structure:
+                return after, items
+        raise Unavailable("Others keep writing to this counter; send the request again.")
 
     def heads_of(self, customer: str) -> tuple[frozenset[str], dict[Series, Head]]:
         """All heads of a customer, and which features have gates; one read."""
@@ -370,9 +389,7 @@ def _head_update(series: Series, change: Change, old: Head) -> dict[str, Any]:
         update.values |= {
             ":quantity": _n(change.added.quantity),
             ":events": _n(change.added.events),
-            ":ceiling": _n(MAX_QUANTITY - change.added.quantity),
         }
-        update.conditions.append("u < :ceiling")
     if change.ids:
         _add_ids(update, change)
     _add_hours(update, change)
@@ -440,6 +457,9 @@ def _add_holds(update: _Update, change: Change) -> None:
     if change.most is not None:
         update.conditions.append("t <= :most")
         update.values[":most"] = _n(change.most)
+    elif taken > 0:
+        update.conditions.append("t < :ceiling")
+        update.values[":ceiling"] = _n(EXACT.subtract(MAX_QUANTITY, taken))
 
 
 def _add_rate(update: _Update, change: RateChange) -> None:
@@ -451,7 +471,7 @@ def _add_rate(update: _Update, change: RateChange) -> None:
             update.sets.append("w.t = w.t + :took")
             update.conditions += ["w.s = :window_seconds", "w.a = :algorithm", "w.t > :now", "w.t < :tat"]
             update.values |= {
-                ":took": _n(new.tat - old.tat),
+                ":took": _n(EXACT.subtract(new.tat, old.tat)),
                 ":now": _n(change.now),
                 ":tat": _n(change.most),
                 ":window_seconds": _n(new.window_seconds),
@@ -864,6 +884,11 @@ def _all(customer: str, feature: str, shards: int) -> list[Series]:
 
 def _pk(series: Series) -> str:
     return f"COUNTER#{series.customer}#{series.feature}#{series.shard}"
+
+
+def _is_other(head: Mapping[str, Any] | None, counter: CounterId) -> bool:
+    """Whether a head that has counted holds another counter."""
+    return head is not None and head.get("c", {}).get("S") not in {None, _counter_text(counter)}
 
 
 def _head_key(series: Series) -> dict[str, Any]:
