@@ -167,6 +167,7 @@ def _build_environment(python_version: str, architecture: str) -> dict[str, str]
         | aws_environment()
         | {
             "TOLLGATE_UV": str(ROOT / ".venv" / "bin" / "uv"),
+            "TOLLGATE_PYTHON": sys.executable,
             "TOLLGATE_PYTHON_VERSION": python_version,
             "TOLLGATE_ARCHITECTURE": architecture,
         }

@@ -539,9 +539,12 @@ def _announce(
     announcer: Announcer,
 ) -> None:
     """Have the thresholds told that features have reached with what happened at an instant."""
+    wanted = [series_of(customer, feature) for feature in features]
+    watched = [one for one in wanted if (gate := gate_in(heads.get(one), one)) is not None and gate.alerts]
+    if len(wanted) > 1 and watched:
+        heads = counters.heads(watched)  # of several heads it is not known what others have added meanwhile
     found: list[Reached] = []
-    for feature in features:
-        series = series_of(customer, feature)
+    for series in watched:
         head = heads.get(series)
         gate = gate_in(head, series)
         term = gate.ruling(now) if gate is not None and gate.alerts else None
@@ -549,7 +552,7 @@ def _announce(
             continue
         subscription, granted = term
         period = subscription.period(at)
-        counter = CounterId(customer, feature, subscription.id, period.start)
+        counter = CounterId(customer, series.feature, subscription.id, period.start)
         tally = head.tally if head.counter == counter else counters.tallies([counter]).get(counter, Tally())
         limit = granted.quota.limit if granted.quota else None
         found += reached(counter, period.end, gate.alerts, limit=limit, used=tally.quantity, at=now)

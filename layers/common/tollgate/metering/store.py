@@ -174,7 +174,11 @@ class DynamoCounters(SeriesCounters):
         try:
             if others or len(order) > 1:
                 _client().transact_write_items(TransactItems=[*writes, *others])
-                return {series: change.head for series, change in changes.items()}
+                made = {series: change.head for series, change in changes.items()}
+                if len(order) > 1 or "Put" in writes[0]:
+                    return made
+                # A transaction does not say what its updates, that may have added to what others did, have left.
+                return made | self._read_heads(order)
             ((series, change),) = changes.items()
             if "Put" in writes[0]:
                 _client().put_item(**writes[0]["Put"])
