@@ -9,11 +9,11 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate openapi test faults bench-ingest lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate openapi test faults bench-ingest bench-entitlements lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' Makefile
 
 run:  ## the whole stack on this machine with the demonstration loaded, until Ctrl-C (TOLLGATE_PORT=4566)
 	$(BOOTSTRAP) dev ministack sam
@@ -63,6 +63,10 @@ endif
 bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.ingest $(ARGS)
+
+bench-entitlements:  ## what deciding costs: requests, units, CPU, cold start (ARGS="requests cold": parts)
+	$(BOOTSTRAP) dev sam
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.entitlements $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

@@ -5,36 +5,24 @@ says which limits are held; the exit code is 1 where one is not. `ARGS=--write` 
 `ARGS=--profile` shows where the CPU goes instead.
 """
 
-import argparse
-import contextlib
-import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Final
-
-from rich.console import Console
 
 from bench.cpu import Cpu, measure, profile, requests_of
 from bench.designs import DESIGNS
 from bench.growth import DIMENSIONS, EVENTS_MEASURED, GROWTH
 from bench.payload import HEADERS, Sender
 from bench.prices import ASSUMPTIONS, PRICES, Shape, cost_of_a_million
-from bench.report import Report
+from bench.report import Report, run
 from bench.traffic import START, Traffic, consumed_by, consumed_by_design, rounds_taken_by
 from bench.world import Consumed
 from tollgate.metering.queue import messages
 from tollgate.metering.schema import read_events
-from tools import ROOT
 
 __all__ = ["main"]
 
-PAGE: Final = ROOT / "docs" / "benchmarks.md"
-WIDTH: Final = 130
 RATES: Final = (0.1, 10.0, 1000.0)
 RATE: Final = 10.0
 EVENTS: Final = {1: 2_000, 10: 2_000, 100: 4_000, 500: 10_000}
@@ -243,39 +231,14 @@ SECTIONS: Final[dict[str, Callable[[Report], None]]] = {
 
 def main() -> int:
     """Print the tables; 1 where a limit is not held."""
-    parser = argparse.ArgumentParser(prog="python -m bench.ingest", description="What counting an event costs.")
-    parser.add_argument("sections", nargs="*", metavar="section", help=f"some of: {', '.join(SECTIONS)} (all)")
-    parser.add_argument("--write", action="store_true", help=f"also put what is printed into {PAGE.relative_to(ROOT)}")
-    parser.add_argument("--profile", action="store_true", help="print where the CPU goes, and nothing else")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.sections) - SECTIONS.keys():
-        parser.error(f"no such section: {', '.join(sorted(unknown))}")
-    if arguments.profile:
-        for size in (100, 500):
-            print(f"batches of {size}, with the archive")
-            traffic = _one(size, RATE)
-            profile(requests_of(traffic.customers, size, RATE, START), traffic.customers, archive=True)
-        return 0
-    report = Report(Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, record=True))
-    report.console.print(_machine())
-    for name in arguments.sections or SECTIONS:
-        SECTIONS[name](report)
-    held = report.verdict()
-    if arguments.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, fence, _ = page.partition("```text\n")
-        printed = "\n".join(line.rstrip() for line in report.console.export_text().splitlines())
-        PAGE.write_text(f"{before}{fence}{printed}\n```\n", encoding="utf-8")
-    return 0 if held else 1
+    return run("bench.ingest", "What counting an event costs.", SECTIONS, _profile)
 
 
-def _machine() -> str:
-    model = platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
-    python, stack = platform.python_version(), version("ministack")
-    return f"{datetime.now(UTC):%Y-%m-%d}, {model}, {os.cpu_count()} cores, Python {python}, MiniStack {stack}"
+def _profile() -> None:
+    for size in (100, 500):
+        print(f"batches of {size}, with the archive")
+        traffic = _one(size, RATE)
+        profile(requests_of(traffic.customers, size, RATE, START), traffic.customers, archive=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,27 @@
 """Tables on the terminal, and whether limits are held."""
 
-from collections.abc import Sequence
+import argparse
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Report"]
+from tools import ROOT
 
+__all__ = ["Report", "run"]
+
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
+WIDTH: Final = 130
 _NOTHING: Final[Sequence[str]] = ()
 
 
@@ -54,3 +66,47 @@ class Report:
     def _print(self, title: str, table: Table) -> None:
         self.console.print(f"\n[bold]{title}[/]")
         self.console.print(table)
+
+
+def run(
+    module: str,
+    what: str,
+    sections: Mapping[str, Callable[[Report], None]],
+    profile: Callable[[], None] | None = None,
+) -> int:
+    """The command line of a benchmark; 1 where a limit is not held."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=what)
+    parser.add_argument("sections", nargs="*", metavar="section", help=f"some of: {', '.join(sections)} (all)")
+    parser.add_argument("--write", action="store_true", help=f"also put what is printed into {PAGE.relative_to(ROOT)}")
+    if profile is not None:
+        parser.add_argument("--profile", action="store_true", help="print where the CPU goes, and nothing else")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - sections.keys():
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+    if profile is not None and arguments.profile:
+        profile()
+        return 0
+    report = Report(Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, record=True))
+    report.console.print(_machine())
+    for name in arguments.sections or sections:
+        sections[name](report)
+    held = report.verdict()
+    if arguments.write:
+        _write(module, "\n".join(line.rstrip() for line in report.console.export_text().splitlines()))
+    return 0 if held else 1
+
+
+def _write(module: str, printed: str) -> None:
+    """Put what was printed in the place of what the same benchmark printed last."""
+    before, mark, after = PAGE.read_text(encoding="utf-8").partition(f"<!-- {module} -->\n```text\n")
+    _, end, after = after.partition("\n```\n")
+    PAGE.write_text(f"{before}{mark}{printed}{end}{after}", encoding="utf-8")
+
+
+def _machine() -> str:
+    model = platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
+    python, stack = platform.python_version(), version("ministack")
+    return f"{datetime.now(UTC):%Y-%m-%d}, {model}, {os.cpu_count()} cores, Python {python}, MiniStack {stack}"

@@ -43,6 +43,10 @@ class Consumed:
         self.kinds[kind] += 1
         self.kind_units[kind] += int(call.write_units)
 
+    def cells(self) -> list[str]:
+        """Requests, read units and write units, for a table."""
+        return [f"{self.calls}", f"{self.read_units:g}", f"{self.write_units:g}"]
+
     def by_partition(self) -> dict[str, float]:
         """The write units by what they are written to; the head is within a KB, which in a transaction is 2."""
         units = {"head": 0.0, "pages and sums": 0.0, "archive": 0.0}
