@@ -39,7 +39,8 @@ def replayed(rate: Rate, some: list[tuple[int, Decimal]]) -> tuple[Passed, RateS
 
 def at_most_in_any_window(passed: Passed, length: int) -> Fraction:
     """The most that was let pass in any half-open stretch of that length: one that begins with an event."""
-    return max((sum(q for at, q in passed if begin <= at < begin + length) for begin, _ in passed), default=Fraction())
+    sums = [sum((q for at, q in passed if begin <= at < begin + length), Fraction()) for begin, _ in passed]
+    return max(sums, default=Fraction())
 
 
 @given(rates, steps)
