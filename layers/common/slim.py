@@ -21,7 +21,7 @@ def main(site: Path, services: set[str]) -> None:
             shutil.rmtree(folder)
     for model in (site / "botocore/data").glob("*/*/service-2.json.gz"):
         body = _without_documentation(json.loads(gzip.decompress(model.read_bytes())))
-        model.with_suffix("").write_text(json.dumps(body, separators=(",", ":")), encoding="utf-8")
+        _write(model.with_suffix(""), body)
         model.unlink()
     for examples in (site / "botocore/data").glob("*/*/examples-1.json*"):
         examples.unlink()
@@ -30,7 +30,13 @@ def main(site: Path, services: set[str]) -> None:
     kept = {_ENDPOINT_OF.get(service, service) for service in services}
     for partition in body["partitions"]:
         partition["services"] = {name: one for name, one in partition["services"].items() if name in kept}
-    endpoints.write_text(json.dumps(body, separators=(",", ":")), encoding="utf-8")
+    _write(endpoints, body)
+
+
+def _write(file: Path, body: Any) -> None:
+    """Put a new file in the place of one that may be a hard link into the installer's cache, which others share."""
+    file.unlink(missing_ok=True)
+    file.write_text(json.dumps(body, separators=(",", ":")), encoding="utf-8")
 
 
 def _without_documentation(value: Any) -> Any:
