@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from tollgate.metering.consumer import Delivery, Failure, consume
 from tollgate.metering.history import explain, explanation_to_dict, list_events
 from tollgate.metering.model import MAX_EVENTS
 from tollgate.metering.queue import ORIGINAL_ID, RECEIVED_AT, messages
+from tollgate.metering.requeue import COUNT_EVENTS
 from tollgate.metering.schema import (
     COUNTED_EVENTS_PARAMETERS,
     COUNTED_EVENTS_SCHEMA,
@@ -44,9 +46,11 @@ from tollgate.metering.schema import (
 from tollgate.metering.service import Memory, ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
-from tollgate.recovery.model import POLICIES, ErrorType
+from tollgate.recovery.invocation import invocation
+from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import record_error, resolve
 from tollgate.recovery.store import DynamoRecovery
+from tollgate.recovery.strategies import Policy, Strategy
 
 logger = Logger()
 app = App(validate=False)
@@ -228,7 +232,7 @@ def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
                 announcer=announcer,
                 memory=memory,
             ),
-            write_down=partial(write_down, record.event_source_arn),
+            write_down=partial(write_down, {"queue": record.event_source_arn, **invocation(lambda_context)}),
             resolve=resolve_error,
             time_left=left,
             max_receives=int(os.environ["EVENTS_MAX_RECEIVES"]),
@@ -254,19 +258,19 @@ def delivery_of(record: SQSRecord) -> Delivery:
     )
 
 
-def write_down(queue: str, failure: Failure) -> None:
+def write_down(context: Mapping[str, str], failure: Failure) -> None:
     """Make an error record for a person to look at; the same failure again makes no second one."""
     record_error(
         errors,
         id=derived_id("err", failure.key),
         error_type=ErrorType.VALIDATION_ERROR if failure.is_final else ErrorType.SYSTEM_ERROR,
-        operation="count_events",
+        operation=COUNT_EVENTS,
         arguments=failure.arguments,
         customer=None,
         subscription=None,
-        context={"queue": queue, **failure.context},
+        context={**context, **failure.context},
         error=failure.error,
-        policy=POLICIES[ErrorType.VALIDATION_ERROR],  # what can be done is to redrive, which a person decides
+        policy=Policy(Strategy.MANUAL, 0),  # the queue has tried it often enough
         clock=system_clock,
     )
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT, TABLES
 from tollgate.catalog.store import DynamoOnce
-from tollgate.recovery.service import Report
+from tollgate.recovery.report import Report
 from tools.routes import Route, routes_of
 
 Resources = dict[str, dict[str, Any]]
@@ -75,19 +75,31 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         },
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
     },
+    "Recovery": {
+        "RecoveryLogs": LOGS,
+        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "RecoveryTable/index/status": {"dynamodb:Query"},
+        "RecoveryTable/index/type": {"dynamodb:Query"},
+        "RecoveryTable/index/customer": {"dynamodb:Query"},
+        "RecoveryTable/index/subscription": {"dynamodb:Query"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "RetriesQueue": {"sqs:SendMessage"},
+    },
     "RetryProcessor": {
         "RetryProcessorLogs": LOGS,
-        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "RecoveryTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
         "RecoveryTable/index/due": {"dynamodb:Query"},
-        "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "RecoveryTable/index/status": {"dynamodb:Query"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
         "EventsBus": {"events:PutEvents"},
         "*": {"cloudwatch:PutMetricData"},
+        "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "EventsQueue": {"sqs:SendMessage"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "ErrorReport": {
         "ErrorReportLogs": LOGS,
-        "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "RecoveryTable/index/status": {"dynamodb:Query"},
         "OperationsTopic": {"sns:Publish"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
@@ -121,6 +133,7 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Entitlements", "UsageTable", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"): ["HEAD#*"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
+    ("Recovery", "CatalogTable"): ["SECRET"],
     ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
@@ -132,9 +145,11 @@ QUEUES = (
     "EventsDeadLetterQueue",
     "AlertsQueue",
     "AlertsDeadLetterQueue",
+    "RetriesQueue",
+    "RetriesDeadLetterQueue",
     "InvocationsDeadLetterQueue",
 )
-CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts")]
+CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts"), ("Retries", "RetryProcessor")]
 
 
 def arn(name: str) -> dict[str, Any]:
@@ -527,6 +542,7 @@ def test_what_waits_in_a_dead_letter_queue_or_fails_in_a_sweep_is_told(resources
     assert watched["ApproximateNumberOfMessagesVisible"] == [
         {"Fn::GetAtt": ["EventsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["AlertsDeadLetterQueue", "QueueName"]},
+        {"Fn::GetAtt": ["RetriesDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["InvocationsDeadLetterQueue", "QueueName"]},
     ]
     assert watched["Errors"] == [{"Ref": "RetryProcessorFunction"}]
