@@ -233,6 +233,21 @@ def test_the_window_of_a_rate_is_never_passed_by_a_clock_that_is_off() -> None:
     assert granted == {0: 60, 1: 60}
 
 
+@pytest.mark.parametrize("algorithm", list(RateAlgorithm))
+@pytest.mark.usefixtures("database")
+def test_a_request_that_took_long_to_decide_finds_no_second_window(algorithm: RateAlgorithm) -> None:
+    """By its own time several windows have ended since, whose counts are forgotten: it is counted in the newest."""
+    shop, names = Shop(rate=Rate(D(20), 1, algorithm), processes=2, archive=False), Names()
+    granted = Counter[int]()
+    for _ in range(50):
+        granted[0] += shop.consume(names.next(), ("bursts", 1)).status is Status.CONSUMED
+        shop.pass_by(-3)
+        granted[3] += shop.consume(names.next(), ("bursts", 1), process=1).status is Status.CONSUMED
+        shop.pass_by(3)
+    assert granted[0] + granted[3] == shop.used("bursts") == 20
+    assert shop.check("bursts").remaining == 0
+
+
 def test_a_refusal_is_remembered_until_there_is_room_again(database: Engine) -> None:
     """Without a call to the database; an id that may have been counted is asked for all the same."""
     shop = Shop(archive=False)
