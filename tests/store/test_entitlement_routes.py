@@ -19,6 +19,7 @@ from tollgate.catalog.model import (
     Feature,
     FeatureType,
     Overage,
+    Override,
     Plan,
     PlanFeature,
     Quota,
@@ -27,7 +28,7 @@ from tollgate.catalog.model import (
     SubscriptionStatus,
 )
 from tollgate.catalog.periods import Interval
-from tollgate.catalog.snapshots import publish, set_shards
+from tollgate.catalog.snapshots import publish, set_override, set_shards
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.entitlements.model import Reason
 from tollgate.entitlements.ofrep import FLAG_SCHEMA, FLAGS_SCHEMA
@@ -235,6 +236,38 @@ def test_limits_are_told_in_headers_to_the_second(api: Api) -> None:
     for feature in ("calls", "rows", "export", "unheard-of"):
         api("GET", f"{path}/{feature}", quantity="11")
         assert api.limits() == {}
+
+
+def test_the_limits_of_several_features_are_told_together(api: Api) -> None:
+    """As a list; when to come back is told if all that was denied fits then."""
+    window, period = '"bursts";r={};t=40', f'"tokens";r={{}};t={UNTIL_PERIOD_END}'
+    both, late = ("bursts", "tokens"), {"retry-after": "40"}
+    asked = [
+        (both, "4", (6, 6), {}),
+        (("bursts", "calls", "export"), "5", (1,), {}),
+        (("bursts", "calls", "export"), "2", (1,), late),
+        (both, "2", (1, 6), late),
+        (both, "7", (1, 6), {"retry-after": str(UNTIL_PERIOD_END)}),
+        (both, "11", (1, 6), {}),
+        (("bursts", "import"), "2", (1,), {}),
+    ]
+    for place, (features, quantity, left, again) in enumerate(asked):
+        items = [{"feature": feature, "quantity": quantity} for feature in features]
+        api("POST", SEVERAL, {"id": f"all-{place}", "items": items})
+        policies = ['"bursts";q=10;w=60', '"tokens";q=10'][: len(left)]
+        limits = [one.format(rest) for one, rest in zip((window, period), left, strict=False)]
+        told = {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(limits)}
+        assert api.limits() == told | again, place
+
+
+def test_a_limit_beyond_what_headers_can_say_is_told_as_the_greatest(api: Api) -> None:
+    """An integer of a structured field has 15 digits (RFC 9651)."""
+    catalog, gates = DynamoCatalog(), DynamoCounters()
+    much = Override(quota=Quota(Decimal(10) ** 18, Overage.BLOCK))
+    set_override(catalog, "ada", "tokens", much, gates=gates, clock=lambda: NOW)
+    assert api("GET", "/v1/customers/ada/entitlements/tokens")[1]["limit"] == "1" + 18 * "0"
+    assert api.told["ratelimit-policy"] == f'"tokens";q={"9" * 15}'
+    assert api.told["ratelimit"].startswith(f'"tokens";r={"9" * 15};t=')
 
 
 # Shards

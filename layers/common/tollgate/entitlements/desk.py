@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from tollgate.entitlements import ofrep, schema, service
-from tollgate.entitlements.model import decision_headers, decision_to_dict
+from tollgate.entitlements.model import decision_headers, decision_to_dict, headers_of_several
 from tollgate.entitlements.rules import Item
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.time import Clock
@@ -71,6 +71,7 @@ class Desk:
         fields = schema.Fields.of_body(body, {"id", "items", "time"})
         name, items, told = fields.id("id"), schema.read_items(fields), fields.time("time")
         fields.check()
+        now = self.clock()
         answer = service.consume(
             customer,
             name,
@@ -78,11 +79,11 @@ class Desk:
             told=told,
             directory=self.directory,
             counters=self.counters,
-            now=self.clock(),
+            now=now,
             time_left=time_left,
             announcer=self.announcer,
         )
-        return service.answers_to_dict(name, answer), HTTPStatus.OK, {}
+        return service.answers_to_dict(name, answer), HTTPStatus.OK, headers_of_several(answer.decisions, now)
 
     def reserve(self, body: str, time_left: TimeLeft) -> Reply:
         """A reservation."""

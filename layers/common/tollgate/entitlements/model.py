@@ -1,10 +1,11 @@
 """The decision: from what a plan grants and what is used to yes or no, and why. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from tollgate.catalog.model import (
     INACTIVE,
@@ -20,7 +21,11 @@ from tollgate.kernel.money import EXACT, ZERO, format_decimal
 from tollgate.kernel.time import format_time
 from tollgate.metering.rates import RateState, retry_at, use
 
-__all__ = ["Decision", "Reason", "decide", "decision_headers", "decision_to_dict", "refuse"]
+__all__ = ["Decision", "Reason", "decide", "decision_headers", "decision_to_dict", "headers_of_several", "refuse"]
+
+_LIMITS: Final = ("RateLimit-Policy", "RateLimit")
+_MOST: Final = 999_999_999_999_999
+"""What an integer of a structured field is at most (RFC 9651, 3.3.1)."""
 
 
 class Reason(StrEnum):
@@ -191,12 +196,26 @@ def decision_headers(decision: Decision, now: datetime) -> dict[str, str]:
     name = f'"{decision.feature}"'
     window = f";w={decision.window_seconds}" if decision.window_seconds else ""
     headers = {
-        "RateLimit-Policy": f"{name};q={int(decision.limit)}{window}",
-        "RateLimit": f"{name};r={int(decision.remaining)};t={seconds}",
+        "RateLimit-Policy": f"{name};q={_whole(decision.limit)}{window}",
+        "RateLimit": f"{name};r={_whole(decision.remaining)};t={seconds}",
     }
     if decision.allowed or decision.retry_at is None:
         return headers
     return headers | {"Retry-After": str(max(_seconds_until(decision.retry_at, now), 1))}
+
+
+def headers_of_several(decisions: Sequence[Decision], now: datetime) -> dict[str, str]:
+    """The same of several features: lists of limits, and when all that was denied fits."""
+    each = [decision_headers(decision, now) for decision in decisions]
+    listed = {name: ", ".join(headers[name] for headers in each if name in headers) for name in _LIMITS}
+    waits = [headers.get("Retry-After") for one, headers in zip(decisions, each, strict=True) if not one.allowed]
+    known = [int(wait) for wait in waits if wait is not None]
+    again = {"Retry-After": str(max(known))} if known and len(known) == len(waits) else {}
+    return {name: value for name, value in listed.items() if value} | again
+
+
+def _whole(value: Decimal) -> int:
+    return min(int(value), _MOST)
 
 
 def _seconds_until(at: datetime, now: datetime) -> int:
