@@ -96,7 +96,7 @@ def test_a_rate_is_used_up_to_its_last_unit(algorithm: RateAlgorithm) -> None:
     for step in (0, 20, 20, 15):
         shop.pass_by(step)
         granted.clear()
-        at_once(caller, 24)
+        at_once(caller)
         found.append(sum(granted.values()))
     assert found == free
     assert shop.used("bursts") == sum(free)
@@ -165,7 +165,7 @@ def test_features_are_consumed_in_lockstep() -> None:
         while shop.consume(names.next(), *items, process=number % PROCESSES).status is Status.CONSUMED:
             granted[number] += 1
 
-    at_once(caller, 24)
+    at_once(caller)
     assert sum(granted.values()) == 60
     assert [shop.used(feature) for feature in ("tokens", "bursts", "calls")] == [180, 60, 60]
     shop.recount()
@@ -191,7 +191,7 @@ def test_a_limit_that_changes_while_callers_ask_is_the_limit_at_last() -> None:
             elif last:
                 return
 
-    at_once(caller, 24)
+    at_once(caller)
     assert sum(granted.values()) == shop.used() == 200
     shop.override("300", enabled=False)
     assert all(
@@ -214,8 +214,8 @@ def test_one_id_from_all_callers_counts_once(database: Engine) -> None:
         ) -> None:
             found.append(shop.consume(name, *items, process=number % PROCESSES).status)
 
-        at_once(caller, 24)
-        assert Counter(found) == {Status.CONSUMED: 1, Status.DUPLICATE: 23}
+        at_once(caller)
+        assert Counter(found) == {Status.CONSUMED: 1, Status.DUPLICATE: CALLERS - 1}
     assert [shop.used(), shop.used("bursts")] == [10, 10]
     ends: list[Status] = []
     shop.reserve("r", 7)

@@ -187,11 +187,15 @@ def _decide(
         return refuse(customer, feature.code, Reason.NO_SUBSCRIPTION, kind=feature.type)
     subscription, granted = term
     head = head or Head()
-    counter = CounterId(customer, feature.code, subscription.id, subscription.period(at or now).start)
+    period = subscription.period(at or now)
+    counter = CounterId(customer, feature.code, subscription.id, period.start)
     tally = head.tally if head.counter == counter else Tally()
     counted = feature.type in {FeatureType.USAGE, FeatureType.QUOTA}
-    # Of a series that was written, another counter may be open: that of another subscription, or of the next period.
-    is_elsewhere = head.counter != counter and head.counter is not None and not _is_before(head.counter, counter)
+    # Of a series that was written, another counter may be open: that of another subscription, or of the next period;
+    # and none, once a period has been closed.
+    is_over = head.structure > 0 and period.end <= now
+    is_before = not is_over if head.counter is None else _is_before(head.counter, counter)
+    is_elsewhere = head.counter != counter and not is_before
     if counted and (gate.shards > 1 or is_elsewhere):
         tally = counters.tallies([counter], {feature.code: gate.shards}).get(counter, Tally())
     return decide(
