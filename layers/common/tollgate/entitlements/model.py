@@ -47,7 +47,8 @@ class Reason(StrEnum):
 class Decision:
     """The answer to a check; what does not apply is None.
 
-    `retry_at` is when a denied quantity fits in, if nothing else is used until then.
+    `resets_at` is when all of the limit is there again: None for a bucket that is full. `retry_at` is when a denied
+    quantity fits in, if nothing else is used until then.
     """
 
     customer: str
@@ -157,7 +158,7 @@ def _within_rate(rate: Rate, state: RateState, quantity: Decimal, now: datetime)
         "limit": rate.limit,
         "used": found.used,
         "remaining": max(EXACT.subtract(rate.limit, found.used), ZERO),
-        "resets_at": found.resets_at,
+        "resets_at": found.resets_at if found.resets_at > now else None,
         "window_seconds": rate.window_seconds,
     }
     if EXACT.add(found.used, quantity) <= rate.limit:
@@ -190,9 +191,9 @@ def decision_headers(decision: Decision, now: datetime) -> dict[str, str]:
     They speak of limits that hold a client back, and so not of overage; counts are whole numbers, rounded down.
     """
     held = decision.reason is not Reason.OVERAGE_ALLOWED
-    if not held or decision.limit is None or decision.resets_at is None or decision.remaining is None:
+    if not held or decision.limit is None or decision.remaining is None:
         return {}
-    seconds = _seconds_until(decision.resets_at, now)
+    seconds = _seconds_until(decision.resets_at or now, now)
     name = f'"{decision.feature}"'
     window = f";w={decision.window_seconds}" if decision.window_seconds else ""
     headers = {
