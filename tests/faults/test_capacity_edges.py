@@ -182,6 +182,31 @@ def test_who_asks_for_more_than_the_whole_quota_is_not_told_to_come_back(databas
     assert here.check(quantity=10).retry_at == PERIOD.end
 
 
+def test_who_is_denied_for_what_is_held_is_told_when_enough_of_it_expires(database: Engine) -> None:
+    """Not to wait for the end of the period; and then it fits."""
+    here = shop(database, limit="10")
+    here.consume(identity(1), ("tokens", 2))
+    ends = {
+        name: answer.reservation.expires - here.now.timestamp()
+        for name, quantity, seconds in (("long", 4, 600), ("short", 1, 20), ("middle", 3, 60))
+        if (answer := here.reserve(name, quantity, seconds)).reservation is not None
+    }
+    assert ends["short"] < ends["middle"] < ends["long"]
+    for quantity, end in ((1, "short"), (2, "middle"), (4, "middle"), (5, "long"), (8, "long")):
+        again = here.check(quantity=quantity).retry_at
+        assert again == here.now + timedelta(seconds=ends[end])
+    assert here.check(quantity=9).retry_at == PERIOD.end
+    assert here.check(quantity=11).retry_at is None
+    denied = here.reserve("more", 4)
+    assert denied.status is Status.DENIED
+    again = denied.decisions[0].retry_at
+    assert again is not None
+    here.now = again - timedelta(microseconds=1)
+    assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.DENIED
+    here.now = again
+    assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.CONSUMED
+
+
 # Other writers
 
 

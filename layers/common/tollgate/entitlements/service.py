@@ -42,7 +42,7 @@ from tollgate.metering.model import (
     Tally,
     time_of_id,
 )
-from tollgate.metering.series import Head, Rule, held
+from tollgate.metering.series import Head, Rule
 from tollgate.metering.service import Counters, Directory
 
 __all__ = [
@@ -204,7 +204,7 @@ def _decide(
         quantity,
         now=now,
         used=tally.quantity if tally.events else ZERO,
-        reserved=held(head, now.timestamp()),
+        holds=head.holds,
         state=head.rate,
         at=at,
     )
