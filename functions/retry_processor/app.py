@@ -18,6 +18,7 @@ from botocore.config import Config
 from tollgate.catalog.deliveries import DELIVER, PUBLISH, Deliveries, EventBus
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.metrics import count
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
 from tollgate.kernel.webhooks import DeliveryFailed
@@ -103,10 +104,17 @@ def try_at_once(record: SQSRecord, lambda_context: LambdaContext) -> None:
 
 
 def tell(run: Run) -> None:
-    """Log what a run did."""
+    """Log and count what a run did."""
     for fault in run.faults:
         logger.error("a record could not be dealt with", extra={"fault": fault})
     logger.info("swept", extra=run.counts())
+    count(
+        RetriesResolved=run.resolved,
+        RetriesRescheduled=run.rescheduled,
+        RetriesEscalated=run.escalated,
+        RetriesPostponed=run.postponed,
+        RetryFaults=len(run.faults),
+    )
 
 
 @logger.inject_lambda_context(clear_state=True)

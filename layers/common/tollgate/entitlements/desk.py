@@ -10,6 +10,7 @@ from tollgate.entitlements import ofrep, schema, service
 from tollgate.entitlements.model import decision_headers, decision_to_dict, headers_of_several
 from tollgate.entitlements.rules import Item
 from tollgate.kernel.errors import NotFound
+from tollgate.kernel.metrics import count
 from tollgate.kernel.time import Clock
 from tollgate.metering.alerts import Announcer
 from tollgate.metering.service import Counters, Directory
@@ -83,7 +84,7 @@ class Desk:
             time_left=time_left,
             announcer=self.announcer,
         )
-        return service.answers_to_dict(name, answer), HTTPStatus.OK, headers_of_several(answer.decisions, now)
+        return service.answers_to_dict(name, _counted(answer)), HTTPStatus.OK, headers_of_several(answer.decisions, now)
 
     def reserve(self, body: str, time_left: TimeLeft) -> Reply:
         """A reservation."""
@@ -142,5 +143,12 @@ class Desk:
         return flags, status, {}
 
 
+def _counted(answer: service.Answer) -> service.Answer:
+    used = answer.status in {service.Status.CONSUMED, service.Status.COMMITTED}
+    count(Consumed=int(used), Denied=int(answer.status is service.Status.DENIED))
+    return answer
+
+
 def _reply(answer: service.Answer, now: datetime) -> Reply:
+    _counted(answer)
     return service.answer_to_dict(answer), HTTPStatus.OK, decision_headers(answer.decisions[0], now)
