@@ -52,7 +52,7 @@ else
 	$(IN)pytest -m stack
 endif
 
-faults:  ## the counter under faults: seeds 1 to SEEDS=300 (a night: 10000), each printed if it fails; SEED=n repeats one
+faults:  ## the counter under faults: SEEDS=300 (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev
 ifdef SEED
 	$(SEEDED)pytest tests/faults/test_random_faults.py

@@ -150,6 +150,7 @@ def get_event() -> Response[str]:
         counters=counters,
         archive=archive,
         now=system_clock(),
+        time_left=time_left(app.lambda_context),
         feature=query.get("feature"),
         time=instant(query, "time"),
     )
