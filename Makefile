@@ -27,7 +27,7 @@ replay:  ## all events of the demonstration once more into the running stack: 10
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.demo
 
-redrive:  ## dead messages of events back to be counted (ARGS="--stack tollgate-prod": of a stack on AWS)
+redrive:  ## dead messages of events back to be counted, of alerts to be told (ARGS="--stack tollgate-prod": of a stack on AWS)
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.redrive $(ARGS)
 

@@ -91,10 +91,12 @@ def consume(
         Unavailable: not all could be counted in time; the message should come again.
         BadRequest, InvalidInput: it can never be dealt with; it should come again until it is moved away.
     """
+    is_last = delivery.receives >= max_receives
     if time_left() < RESERVE:
+        if is_last:
+            write_down(_unfinished(delivery))
         raise Unavailable("There is no time left to begin with the message.")
     message = _read(delivery, write_down)
-    is_last = delivery.receives >= max_receives
     if is_last:  # before it is tried: a function that is killed writes nothing
         write_down(_unfinished(delivery))
     results = count(message.events, message.received_at)
