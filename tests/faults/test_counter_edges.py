@@ -185,3 +185,30 @@ def test_an_event_is_looked_for_from_the_newest_on_and_no_further_than_it_is(dat
         looked[event.id] = sum(spent)
     assert looked["event-1800"] < 400
     assert looked["unheard-of"] > 1_900
+
+
+def test_a_counter_that_leaves_its_head_while_both_are_read_is_not_read_as_empty(database: Engine) -> None:
+    """A batch of reads is not one instant: the head is read when its period is closed, the period's item before."""
+    book = ledger(database)
+    book.deliver(told("event", 3))
+    expected = book.tallies()
+    [counter] = expected
+    torn = False
+
+    def close(_: Call) -> None:
+        nonlocal torn
+        if not torn:
+            torn = True
+            book.start().close(counter, Aggregation.SUM)
+
+    def tear(call: Call) -> None:
+        if (
+            call.operation == "BatchGetItem"
+            and len(call.request["RequestItems"][os.environ["USAGE_TABLE"]]["Keys"]) > 1
+        ):
+            [items] = call.answer["Responses"].values()
+            items[:] = [item for item in items if not item["sk"]["S"].startswith("PERIOD#")]
+
+    with database.hooked(only_at([database.total().calls + 1], close), tear):
+        assert book.start().tallies([counter]) == {counter: expected[counter]}
+    assert torn

@@ -917,8 +917,8 @@ def _pk(series: Series) -> str:
 
 
 def _is_other(head: Mapping[str, Any] | None, counter: CounterId) -> bool:
-    """Whether a head that has counted holds another counter."""
-    return head is not None and head.get("c", {}).get("S") not in {None, _counter_text(counter)}
+    """Whether a head that has counted holds another counter, or none any more."""
+    return head is not None and int(head["s"]["N"]) > 0 and head.get("c", {}).get("S") != _counter_text(counter)
 
 
 def _head_key(series: Series) -> dict[str, Any]:
