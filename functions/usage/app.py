@@ -162,6 +162,7 @@ def get_events(customer: str) -> Response[str]:
         counters=counters,
         archive=archive,
         now=system_clock(),
+        time_left=time_left(app.lambda_context),
         start=asked.start,
         end=asked.end,
         after=read_cursor(cursor_secret(), asked.name, query["cursor"]) if query.get("cursor") else None,

@@ -330,7 +330,14 @@ def test_metering_reads_no_index_and_scans_nothing(database: Engine) -> None:
                 time_left=lambda: 29.0,
             )
         list_events(
-            "ada", "calls", directory=desk.catalog, counters=desk.start(), archive=desk.archive, now=NOW, limit=100
+            "ada",
+            "calls",
+            directory=desk.catalog,
+            counters=desk.start(),
+            archive=desk.archive,
+            now=NOW,
+            time_left=lambda: 29.0,
+            limit=100,
         )
         desk.agree(*TOTALS)
         target = target_at("ada", "calls", NOW, desk.catalog)

@@ -120,6 +120,7 @@ def test_what_was_counted_is_explained_listed_and_recounted(world: World) -> Non
         counters=world.counters,
         archive=world.archive,
         now=NOW,
+        time_left=lambda: 29.0,
         limit=500,
     )
     assert after is None

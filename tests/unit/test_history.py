@@ -132,7 +132,7 @@ class World:
                 now=NOW,
                 after=after,
                 limit=limit,
-                **fields,
+                **{"time_left": lambda: 29.0} | fields,
             )
             found += page
             assert len(page) <= limit
@@ -310,6 +310,7 @@ def test_a_listing_of_what_does_not_exist_is_not_found(world: World) -> None:
         "counters": world.counters,
         "archive": world.archive,
         "now": NOW,
+        "time_left": lambda: 29.0,
         "limit": 1,
     }
     with pytest.raises(NotFound, match="no customer eve"):
@@ -356,3 +357,29 @@ def test_an_event_is_looked_for_as_long_as_there_is_time(world: World) -> None:
     with pytest.raises(Unavailable):
         world.explain("e1", time_left=lambda: next(left))
     assert many.read == 22_000
+
+
+def test_a_page_ends_where_time_does_and_the_next_goes_on(world: World) -> None:
+    """Where most of what was archived was not counted, a page would else be looked for too long."""
+    for number in range(60):
+        count = archived_count(f"e{number}", at=NOW - HOUR + timedelta(minutes=number))
+        world.count(count, counted=number % 10 == 0)
+    found: list[str] = []
+    after, pages = None, 0
+    while pages == 0 or after is not None:
+        left = iter([29.0, 14.0])
+        page, after = list_events(
+            "ada",
+            "requests",
+            directory=world.directory,
+            counters=world.counters,
+            archive=world.archive,
+            now=NOW,
+            time_left=lambda left=left: next(left),  # type: ignore[misc]
+            after=after,
+            limit=5,
+        )
+        found += [one["id"] for one in page]
+        pages += 1
+    assert found == [f"e{number}" for number in range(0, 60, 10)]
+    assert pages == 12, "one reading of the archive for each"

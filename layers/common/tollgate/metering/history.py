@@ -344,6 +344,7 @@ def list_events(
     counters: Counters,
     archive: Reader,
     now: datetime,
+    time_left: Callable[[], float],
     start: datetime | None = None,
     end: datetime | None = None,
     after: str | None = None,
@@ -351,7 +352,8 @@ def list_events(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The events that were counted in [start, end), by time, as the API shows them; and where the next page begins.
 
-    Without bounds: those of the age limit. A page may hold fewer than `limit` and yet not be the last.
+    Without bounds: those of the age limit. A page may hold fewer than `limit` and yet not be the last, as where many
+    were archived and not counted, or half of the seconds left have gone.
 
     Raises:
         NotFound: no such customer or feature.
@@ -370,10 +372,11 @@ def list_events(
     snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
     shards = snapshot.most_shards(feature)
     found: list[Archived] = []
+    half = time_left() / 2
     for _ in range(_MOST_PAGES):
         page, after = archive.read(customer, feature, start, end, after=after, limit=limit - len(found), shards=shards)
         found += only_counted(page, counters)
-        if after is None or len(found) == limit:
+        if after is None or len(found) == limit or time_left() < half:
             break
     return [_counted_to_dict(one.count, snapshot.subscriptions) for one in found], after
 
