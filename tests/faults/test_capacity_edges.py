@@ -207,6 +207,25 @@ def test_who_is_denied_for_what_is_held_is_told_when_enough_of_it_expires(databa
     assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.CONSUMED
 
 
+def test_of_several_features_only_those_with_a_limit_are_told_to_have_denied(database: Engine) -> None:
+    """Where a late event changes nothing of a gauge that is above its limit, though it would fit by itself."""
+    here = shop(database)
+    gauge = Feature("seats", "Seats", FeatureType.QUOTA, aggregation=Aggregation.LATEST)
+    assert here.catalog.save_feature(gauge)
+    granted = (PlanFeature(gauge, quota=Quota(D(10), Overage.BLOCK)),)
+    month = BillingPeriod(Interval.MONTH)
+    assert here.catalog.add_plan_version(Plan("seats", 1, "Seats", "EUR", month, D(0), 0, 0, granted))
+    common: dict[str, Any] = {"gates": here.start(), "clock": lambda: here.now}
+    subscribe(here.catalog, customer="ada", plan="seats", subscription_id="more", starts_at=PERIOD.start, **common)
+    assert here.consume(identity(1), ("seats", 9)).status is Status.CONSUMED
+    snapshots.set_override(here.catalog, "ada", "seats", Override(None, Quota(D(5), Overage.BLOCK)), **common)
+    late = identity(2, here.now - timedelta(hours=1))
+    answer = here.consume(late, ("seats", 3), ("export", 1), ("calls", 1))
+    assert answer.status is Status.DENIED
+    assert [one.reason for one in answer.decisions] == [Reason.QUOTA_EXCEEDED, Reason.ALLOWED, Reason.ALLOWED]
+    assert here.used("calls") == 0
+
+
 # Other writers
 
 
