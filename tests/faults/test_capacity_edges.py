@@ -26,7 +26,7 @@ from tollgate.catalog.model import (
     SubscriptionStatus,
     Threshold,
 )
-from tollgate.catalog.periods import Interval
+from tollgate.catalog.periods import Interval, Period
 from tollgate.catalog.service import subscribe
 from tollgate.entitlements import service
 from tollgate.entitlements.model import Reason
@@ -420,6 +420,28 @@ def test_a_reservation_does_not_open_a_closed_period(database: Engine) -> None:
     assert here.start().close(COUNTER, Aggregation.SUM).quantity == 5
     here.now = PERIOD.end + timedelta(seconds=1)
     assert here.reserve("r", 1).status is Status.RESERVED
+
+
+def test_what_is_held_of_the_next_period_is_not_committed_in_the_last(database: Engine) -> None:
+    """By a clock that is behind: the last is full. A second later, or by another function, it is committed."""
+    here = shop(database, limit="10")
+    here.now = PERIOD.end - timedelta(seconds=1)
+    here.consume(identity(1, here.now), ("tokens", 10))
+    here.now = PERIOD.end
+    here.consume(identity(2, here.now), ("tokens", 1))
+    here.now = PERIOD.end - timedelta(milliseconds=1)
+    assert here.reserve("r", 9).status is Status.RESERVED
+    for quantity in (9, 1):
+        with pytest.raises(Unavailable, match="is ending"):
+            here.commit("r", quantity, process=1)
+    assert here.commit("r", 0).status is Status.COMMITTED  # for which there is room
+    assert here.reserve("s", 9).status is Status.RESERVED
+    here.now = PERIOD.end
+    assert here.commit("s", 9, process=1).status is Status.COMMITTED
+    following = Period(PERIOD.end, datetime(2026, 5, 1, tzinfo=UTC))
+    assert [here.used(), here.used(period=following)] == [10, 10]
+    here.recount(["tokens"])
+    here.recount(["tokens"], following)
 
 
 def test_figures_of_a_closed_period_are_told_as_they_are(database: Engine) -> None:
