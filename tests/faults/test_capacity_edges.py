@@ -1,6 +1,7 @@
 """Edges of consumptions and reservations: answers that were lost, ends of periods, limits of the database."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from tollgate.catalog import snapshots
 from tollgate.catalog.model import (
     Aggregation,
     BillingPeriod,
+    Dedupe,
     Feature,
     FeatureType,
     Overage,
@@ -32,7 +34,7 @@ from tollgate.entitlements import service
 from tollgate.entitlements.model import Reason
 from tollgate.entitlements.rules import Item
 from tollgate.entitlements.service import Status, answer_to_dict
-from tollgate.kernel.errors import InvalidInput, NotFound, Unavailable
+from tollgate.kernel.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tollgate.metering.alerts import Reached
 from tollgate.metering.model import CounterId, Event
 from tollgate.metering.service import Memory, ingest
@@ -207,8 +209,8 @@ def test_who_is_denied_for_what_is_held_is_told_when_enough_of_it_expires(databa
     assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.CONSUMED
 
 
-def test_of_several_features_only_those_with_a_limit_are_told_to_have_denied(database: Engine) -> None:
-    """Where a late event changes nothing of a gauge that is above its limit, though it would fit by itself."""
+def test_a_gauge_is_consumed_by_what_it_is_to_show(database: Engine) -> None:
+    """Whatever it shows now, and though a later event has changed it since: as a check says."""
     here = shop(database)
     gauge = Feature("seats", "Seats", FeatureType.QUOTA, aggregation=Aggregation.LATEST)
     assert here.catalog.save_feature(gauge)
@@ -219,11 +221,38 @@ def test_of_several_features_only_those_with_a_limit_are_told_to_have_denied(dat
     subscribe(here.catalog, customer="ada", plan="seats", subscription_id="more", starts_at=PERIOD.start, **common)
     assert here.consume(identity(1), ("seats", 9)).status is Status.CONSUMED
     snapshots.set_override(here.catalog, "ada", "seats", Override(None, Quota(D(5), Overage.BLOCK)), **common)
-    late = identity(2, here.now - timedelta(hours=1))
-    answer = here.consume(late, ("seats", 3), ("export", 1), ("calls", 1))
-    assert answer.status is Status.DENIED
-    assert [one.reason for one in answer.decisions] == [Reason.QUOTA_EXCEEDED, Reason.ALLOWED, Reason.ALLOWED]
-    assert here.used("calls") == 0
+    here.pass_by(7_200)
+    for number, (quantity, hours) in enumerate([(6, 0), (6, 1), (5, 1), (9, 1), (4, 0)]):
+        fits = here.check("seats", quantity).allowed
+        answer = here.consume(identity(10 + number, here.now - timedelta(hours=hours)), ("seats", quantity))
+        assert (answer.status is Status.CONSUMED) == fits == (quantity <= 5)
+    assert here.check("seats").used == 4
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_a_feature_known_by_ids_alone_is_consumed_once_whatever_the_time(
+    database: Engine, aggregation: Aggregation
+) -> None:
+    """Weeks later too; and by each aggregation a quota is what it makes of the events."""
+    here = shop(database)
+    jobs = Feature("jobs", "Jobs", FeatureType.QUOTA, aggregation=aggregation, dedupe=Dedupe.ID)
+    assert here.catalog.save_feature(jobs)
+    granted = (PlanFeature(jobs, quota=Quota(D(7), Overage.BLOCK)),)
+    month = BillingPeriod(Interval.MONTH)
+    assert here.catalog.add_plan_version(Plan("jobs", 1, "Jobs", "EUR", month, D(0), 0, 0, granted))
+    common: dict[str, Any] = {"gates": here.start(), "clock": lambda: here.now}
+    subscribe(here.catalog, customer="ada", plan="jobs", subscription_id="more", starts_at=PERIOD.start, **common)
+    found = [here.consume(f"job-{number}", ("jobs", 3), process=number % 2).status for number in range(9)]
+    most = {Aggregation.SUM: 2, Aggregation.COUNT: 7}.get(aggregation, 9)
+    assert Counter(found) == Counter({Status.CONSUMED: most, Status.DENIED: 9 - most})
+    assert here.consume("bigger", ("jobs", 8)).status is Status.DENIED
+    here.pass_by(86_400 * 14)
+    for process in range(3):
+        assert here.consume("job-0", ("jobs", 3), process=process).status is Status.DUPLICATE
+        with pytest.raises(Conflict):
+            here.consume("job-0", ("jobs", 4), process=process)
+    used = {Aggregation.SUM: 6, Aggregation.COUNT: 7}.get(aggregation, 3)
+    assert here.check("jobs").used == used
 
 
 # Other writers

@@ -275,7 +275,7 @@ def consume(
     status = {Ruling.DONE: Status.CONSUMED, Ruling.DUPLICATE: Status.DUPLICATE}.get(said, Status.DENIED)
     decisions = tuple(_told(customer, item, status, heads, directory, counters, now, told) for item in items)
     if status is Status.DENIED and all(decision.allowed for decision in decisions):
-        decisions = tuple(one if one.limit is None else _denied(one) for one in decisions)
+        decisions = tuple(_denied(decision) for decision in decisions)
     if announcer is not None and status is not Status.DENIED:
         _announce(customer, [item.feature for item in items], told or now, heads, counters, now, announcer)
     if refusals is not None and only is not None and status is Status.DENIED and only in heads:
