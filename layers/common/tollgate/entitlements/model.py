@@ -86,7 +86,7 @@ def refuse(
 def decide(
     subscription: Subscription,
     granted: PlanFeature,
-    quantity: Decimal,
+    quantity: Decimal | None,
     *,
     now: datetime,
     used: Decimal = ZERO,
@@ -96,7 +96,8 @@ def decide(
 ) -> Decision:
     """Whether `quantity` more is allowed, given what is used in the period, what is held, and the rate's figures.
 
-    The period is that of `at`, or else the present one. What is held is given by the second at which it expires.
+    With None, whether what there is already is allowed. The period is that of `at`, or else the present one. What is
+    held is given by the second at which it expires.
     """
     feature = granted.feature
     if subscription.status(now) in INACTIVE:
@@ -112,15 +113,15 @@ def decide(
     if feature.type is FeatureType.USAGE:
         values = {"used": used, "reserved": reserved, "resets_at": subscription.period(at or now).end}
     elif granted.quota is not None:
-        after = _after(feature.aggregation, used, quantity)
+        after = used if quantity is None else _after(feature.aggregation, used, quantity)
         reason, values = _within_quota(granted.quota, used, reserved, after)
         end = values["resets_at"] = subscription.period(at or now).end
         if reason is Reason.QUOTA_EXCEEDED and end > now:
-            alone = _after(feature.aggregation, ZERO, quantity)
+            alone = _after(feature.aggregation, ZERO, quantity or ZERO)
             begins = end if alone <= granted.quota.limit else None
             values["retry_at"] = _room_at(granted.quota.limit, after, open_holds, end) or begins
     elif granted.rate is not None:
-        reason, values = _within_rate(granted.rate, state or RateState(), quantity, now)
+        reason, values = _within_rate(granted.rate, state or RateState(), quantity or ZERO, now)
     return Decision(
         subscription.customer,
         feature.code,
