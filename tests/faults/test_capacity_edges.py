@@ -229,6 +229,22 @@ def test_a_gauge_is_consumed_by_what_it_is_to_show(database: Engine) -> None:
     assert here.check("seats").used == 4
 
 
+def test_what_is_held_beyond_the_end_of_the_period_is_not_free_with_it(database: Engine) -> None:
+    """Who waits for the next period is told when it has room for as much."""
+    here = shop(database, limit="10")
+    here.now = PERIOD.end - timedelta(seconds=60)
+    here.consume(identity(1, here.now), ("tokens", 2))
+    made = here.reserve("r", 8, 3_600).reservation
+    assert made is not None
+    expires = datetime.fromtimestamp(made.expires, UTC)
+    for quantity, at in ((1, PERIOD.end), (2, PERIOD.end), (3, expires), (10, expires), (11, None)):
+        assert here.check(quantity=quantity).retry_at == at
+    here.now = PERIOD.end
+    assert [here.check(quantity=2).allowed, here.check(quantity=3).allowed] == [True, False]
+    here.now = expires
+    assert here.check(quantity=10).allowed
+
+
 @pytest.mark.parametrize("aggregation", list(Aggregation))
 def test_a_feature_known_by_ids_alone_is_consumed_once_whatever_the_time(
     database: Engine, aggregation: Aggregation
