@@ -291,7 +291,9 @@ def _fits(count: Count, aggregation: Aggregation, known: Known, limit: Limit, no
     """Whether an event leaves its counter, with what is held by others, within the limit."""
     if limit.quantity is None:
         return True
-    after = _stored(count.counter, known).add(count, aggregation).quantity
+    # A gauge is asked for what it is to show, though a later event may show otherwise already.
+    latest = aggregation is Aggregation.LATEST
+    after = count.quantity if latest else _stored(count.counter, known).add(count, aggregation).quantity
     others = held(known.head, now.timestamp()) if known.head else ZERO
     if limit.settles is not None:
         others = EXACT.subtract(others, limit.settles[1])
