@@ -11,12 +11,12 @@ from tools.engine import Engine, engine
 SHARES = 10
 
 
-def seeds(share: int) -> range:
-    """One of `SHARES` shares of the seeds: 1 to SEEDS (300), or SEED alone."""
+def seeds(share: int, usual: int = 300) -> range:
+    """One of `SHARES` shares of the seeds: 1 to SEEDS (as many as are `usual`), or SEED alone."""
     if "SEED" in os.environ:
         only = int(os.environ["SEED"])
         return range(only, only + (share == 0))
-    return range(1 + share, 1 + int(os.environ.get("SEEDS", "300")), SHARES)
+    return range(1 + share, 1 + int(os.environ.get("SEEDS", usual)), SHARES)
 
 
 def pytest_report_header() -> str:

@@ -114,6 +114,23 @@ def test_who_could_not_be_told_is_told_again_a_few_times_and_then_a_person_is(wo
     assert sum(run.escalated for run in runs) == 1
 
 
+def test_who_performs_is_told_that_somebody_could_not_be_told(world: World) -> None:
+    """The operation failed for good; the record is not let go before it is told, by whoever takes it over."""
+    told: list[str] = []
+
+    def exhausted(_arguments: Mapping[str, Any], key: str) -> None:
+        told.append(key)
+        if len(told) == 1:
+            raise ValueError("busy")
+
+    failed = raises(OperationFailed("stolen", final=True))
+    operation = Operation("collect", failed, happened=lambda *_: False, exhausted=exhausted)
+    with pytest.raises(Unavailable, match="could not be told: ValueError"):
+        world.perform(operation)
+    world.sweep(operation)
+    assert (world.store.records["op_1"].status, len(told)) == (Status.MANUAL, 2)
+
+
 def test_who_could_be_told_at_the_second_time_is_told(world: World) -> None:
     """By the run that takes over; the operation is not run again once its tries are spent."""
     ran: list[str] = []

@@ -23,7 +23,7 @@ from tollgate.recovery.ledger import Recovery, Retries
 from tollgate.recovery.model import ErrorRecord, Lease, Outcome, Status, Try, claim, move
 from tollgate.recovery.operations import Operation, OperationFailed, OutcomeUnknown, may_have_happened
 from tollgate.recovery.redaction import describe
-from tollgate.recovery.service import LEASE_MARGIN, announce, with_type_of
+from tollgate.recovery.service import LEASE_MARGIN, announce, tell, with_type_of
 from tollgate.recovery.strategies import next_delay
 
 __all__ = ["Processor", "Run"]
@@ -213,14 +213,13 @@ class Processor:
         Raises:
             Unavailable: it could not be told; the run that takes over tries that again, but not for ever.
         """
-        record, operation = task.record, task.operation
-        if operation.exhausted:
-            try:
-                operation.exhausted(record.arguments, task.key)
-            except Exception as error:
-                if record.attempts < record.policy.max_attempts + _TELLINGS:
-                    raise Unavailable(f"whoever depends on it could not be told: {describe(error)}") from error
-                note = f"{note}; whoever depends on it could not be told: {describe(error)}"
+        record = task.record
+        try:
+            tell(task.operation, record)
+        except Unavailable as error:
+            if record.attempts < record.policy.max_attempts + _TELLINGS:
+                raise
+            note = f"{note}; {error.detail}"
         return self._move(record, Status.MANUAL, note, attempt)
 
     def _move(self, record: ErrorRecord, to: Status, note: str, attempt: Try | None = None) -> ErrorRecord:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from json import dumps
 from typing import Any, Final
 
-from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound
+from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock
 from tollgate.recovery.ledger import Filter, Recovery, Retries
@@ -39,6 +39,8 @@ __all__ = [
     "record_error",
     "resolve",
     "retry",
+    "tell",
+    "with_type_of",
 ]
 
 MAX_ARGUMENTS: Final = 100_000
@@ -130,8 +132,9 @@ def perform(
 
     Raises:
         ValueError: the arguments are too large to keep.
-        Exception: any other: the ledger could not be written, or `exhausted` failed. What has been written down is
-            taken over by the retry processor; the same call with the same `id` may be made again.
+        Unavailable: it failed for good, and whoever depends on it could not be told; the retry processor takes it over.
+        Exception: of the store: the ledger could not be written. What is written down is taken over in the same way,
+            and the same call with the same `id` may be made again.
     """
     now, kept = clock(), plain(arguments)
     if len(dumps(kept)) > MAX_ARGUMENTS:
@@ -189,10 +192,23 @@ def _failed_first(
     failed = with_type_of(error, failed)
     delay = None if _is_final(error) else next_delay(failed.policy, 0, randbelow)
     if delay is None:
-        if operation.exhausted:
-            operation.exhausted(failed.arguments, operation.key(failed.arguments, failed.id))
+        tell(operation, failed)
         return move(failed, Status.MANUAL, at=now, actor=actor, note="failed; a person decides")
     return move(failed, Status.PENDING, at=now, actor=actor, note="failed", next_retry_at=now + delay)
+
+
+def tell(operation: Operation, record: ErrorRecord) -> None:
+    """Tell whoever depends on a record that no automatic try follows.
+
+    Raises:
+        Unavailable: they could not be told.
+    """
+    if operation.exhausted is None:
+        return
+    try:
+        operation.exhausted(record.arguments, operation.key(record.arguments, record.id))
+    except Exception as error:
+        raise Unavailable(f"whoever depends on it could not be told: {describe(error)}") from error
 
 
 def _is_final(error: BaseException | str) -> bool:
