@@ -11,18 +11,18 @@ from tools.engine import Engine, engine
 SHARES = 10
 
 
-def all_seeds() -> range:
-    """SEEDS (300) seeds from FIRST (1) on, or SEED alone."""
+def all_seeds(usual: int = 300) -> range:
+    """SEEDS seeds (as many as are `usual`) from FIRST (1) on, or SEED alone."""
     if "SEED" in os.environ:
         only = int(os.environ["SEED"])
         return range(only, only + 1)
     first = int(os.environ.get("FIRST", "1"))
-    return range(first, first + int(os.environ.get("SEEDS", "300")))
+    return range(first, first + int(os.environ.get("SEEDS", usual)))
 
 
-def seeds(share: int) -> range:
+def seeds(share: int, usual: int = 300) -> range:
     """One of `SHARES` shares of the seeds."""
-    return all_seeds()[share::SHARES]
+    return all_seeds(usual)[share::SHARES]
 
 
 def pytest_report_header() -> str:
