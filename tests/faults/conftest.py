@@ -23,9 +23,8 @@ def pytest_report_header() -> str:
     """Say which seeds are run."""
     if "SEED" in os.environ:
         return f"seed {os.environ['SEED']}"
-    return (
-        f"seeds 1 to {os.environ.get('SEEDS', '300')}; SEED=n make faults repeats one, SEEDS=10000 makes a night of it"
-    )
+    most = os.environ.get("SEEDS", "300, 500 or 100")
+    return f"seeds 1 to {most}; SEED=n make faults repeats one, SEEDS=10000 makes a night of it"
 
 
 @pytest.fixture(scope="module")
