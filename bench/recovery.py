@@ -126,7 +126,7 @@ def show_reads(report: Report) -> None:
                 store.put(record(number, Status.MANUAL, None))
             counted = _counted(database, partial(unresolved, store, lambda: NOW))
             rows.append([f"the report, {count:,} unresolved", *counted.cells()])
-            report.hold("requests of a report of up to 1,000", counted.calls, 12)
+            report.hold("requests of a report of up to 1,000", counted.calls, 16)
         for name, wanted in (
             ("in manual", Filter(status=Status.MANUAL)),
             ("of a customer", Filter(customer="customer_0")),
