@@ -13,7 +13,6 @@ So periods follow each other with no gap, no overlap and none of them empty.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -22,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from dateutil.relativedelta import relativedelta
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput
 
 __all__ = ["Interval", "Period", "local_days_later", "local_hour", "period_at", "periods_between", "time_zone"]

@@ -1,6 +1,5 @@
 """The decision: from what a plan grants and what is used to yes or no, and why. Pure."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -16,6 +15,7 @@ from tollgate.catalog.model import (
     Rate,
     Subscription,
 )
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.money import EXACT, ZERO, format_decimal
 from tollgate.kernel.time import format_time
 from tollgate.metering.rates import RateState, retry_at, use

@@ -12,12 +12,13 @@ A limit with another window starts anew. One with another limit or algorithm goe
 plan changed in the middle of a window gives nobody a second one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from typing import Final
 
 from tollgate.catalog.model import Rate, RateAlgorithm
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.money import ZERO, storable
 
 __all__ = ["RateState", "RateUse", "admit", "ceiling", "is_of", "record", "retry_at", "seconds_of", "use"]

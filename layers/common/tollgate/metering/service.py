@@ -2,7 +2,6 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -21,6 +20,7 @@ from tollgate.catalog.model import (
     Threshold,
 )
 from tollgate.catalog.periods import Period, local_hour
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.metering.alerts import Announcer, Reached, reached
 from tollgate.metering.model import (
     MAX_AGE,

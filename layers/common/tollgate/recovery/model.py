@@ -10,11 +10,12 @@ then has an unknown outcome, and counts as a try, so that a record that kills it
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict
 
 __all__ = [

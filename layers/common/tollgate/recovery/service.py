@@ -3,11 +3,12 @@
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from json import dumps
 from typing import Any, Final, Protocol
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock, format_time
