@@ -23,7 +23,7 @@ def test_what_shares_a_file_with_the_layer_keeps_it_as_it_was(tmp_path: Path) ->
         (cache / name).write_bytes(content)
         os.link(cache / name, site / name)
     (site / "boto3/data").mkdir(parents=True)
-    slim.main(site, {"dynamodb"})
+    slim.trim_data(site, {"dynamodb"})
     assert {name: (cache / name).read_bytes() for name in files} == files
     kept = json.loads((site / "botocore/data/endpoints.json").read_text())
     assert kept == {"partitions": [{"partition": "aws", "services": {"dynamodb": {}}}]}
