@@ -10,12 +10,20 @@ import gzip
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from defer import DEFERRED, defer
 
 _ENDPOINT_OF = {"cloudwatch": "monitoring"}  # where a service's endpoints have another name
+_OPERATIONS = {
+    "dynamodb": {
+        *("BatchGetItem", "BatchWriteItem", "DeleteItem", "GetItem", "PutItem", "Query", "Scan", "UpdateItem"),
+        *("TransactGetItems", "TransactWriteItems", "DescribeEndpoints", "DescribeTable"),
+    }
+}
+"""What is kept of a service that every cold start makes a client of: no role may more."""
 
 
 def main(site: Path, services: set[str]) -> None:
@@ -31,6 +39,10 @@ def trim_data(site: Path, services: set[str]) -> None:
             shutil.rmtree(folder)
     for model in (site / "botocore/data").glob("*/*/service-2.json.gz"):
         body = _without_documentation(json.loads(gzip.decompress(model.read_bytes())))
+        if kept := _OPERATIONS.get(model.parts[-3]):
+            body = _with_operations(body, kept)
+            waiters = model.with_name("waiters-2.json")
+            _write(waiters, _json(_with_waiters(json.loads(waiters.read_text(encoding="utf-8")), kept)))
         _write(model.with_suffix(""), _json(body))
         model.unlink()
     for examples in (site / "botocore/data").glob("*/*/examples-1.json*"):
@@ -73,6 +85,33 @@ def _without_documentation(value: Any) -> Any:
         for name, one in value.items()
         if not (name in {"documentation", "documentationUrl"} and isinstance(one, str))
     }
+
+
+def _with_operations(model: dict[str, Any], kept: set[str]) -> dict[str, Any]:
+    """A description of a service with some of its operations, and the shapes that these need."""
+    operations = {name: one for name, one in model["operations"].items() if name in kept}
+    shapes: dict[str, Any] = {}
+    waiting = list(_shapes_in(operations))
+    while waiting:
+        name = waiting.pop()
+        if name not in shapes:
+            shapes[name] = model["shapes"][name]
+            waiting += _shapes_in(shapes[name])
+    return model | {"operations": operations, "shapes": shapes}
+
+
+def _shapes_in(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("shape"), str):
+            yield value["shape"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _shapes_in(one)
+
+
+def _with_waiters(body: dict[str, Any], kept: set[str]) -> dict[str, Any]:
+    return body | {"waiters": {name: one for name, one in body["waiters"].items() if one["operation"] in kept}}
 
 
 def _event_names(model: Path) -> set[str]:

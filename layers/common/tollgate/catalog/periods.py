@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import tzdata
 from dateutil.relativedelta import relativedelta
 
 from tollgate.kernel.dataclasses import dataclass
@@ -115,7 +116,7 @@ def time_zone(name: str) -> ZoneInfo:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    return frozenset(files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
+    return frozenset(Path(tzdata.__file__).with_name("zones").read_text(encoding="ascii").split())
 
 
 class _Calendar:
