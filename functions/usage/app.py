@@ -41,7 +41,7 @@ from tollgate.metering.schema import (
     USAGE_SCHEMA,
     read_events,
 )
-from tollgate.metering.service import Memory, ingest, results_to_dict
+from tollgate.metering.service import Memory, ingest, results_to_json
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
 from tollgate.recovery.model import POLICIES, ErrorType
@@ -93,7 +93,7 @@ def post_events() -> Response[str]:
         announcer=announcer,
         memory=memory,
     )
-    return json_response(results_to_dict(results))
+    return Response(200, "application/json", results_to_json(results))
 
 
 @app.endpoint(

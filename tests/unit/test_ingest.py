@@ -1,5 +1,6 @@
 """Where an event counts, and why it does not."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -24,7 +25,7 @@ from tollgate.catalog.model import (
 from tollgate.catalog.periods import Interval
 from tollgate.kernel.errors import InvalidInput, NotFound
 from tollgate.metering.model import Event, Rejection, Tally, time_of_id
-from tollgate.metering.service import Result, ingest, results_to_dict
+from tollgate.metering.service import Result, ingest, results_to_json
 from tollgate.metering.usage import Granularity, Usage, read_usage
 
 NOW = datetime(2026, 3, 20, 12, 7, tzinfo=UTC)
@@ -99,7 +100,7 @@ def test_an_event_that_cannot_count_is_rejected_with_its_reason_and_its_neighbou
 ) -> None:
     """Its place in the answer is its place in the request."""
     desk = Desk()
-    answer = results_to_dict(desk.send(event("before"), sent, event("after")))
+    answer = json.loads(results_to_json(desk.send(event("before"), sent, event("after"))))
     assert [result["status"] for result in answer["results"]] == ["accepted", "rejected", "accepted"]
     assert answer["results"][1]["reason"] == reason
     assert answer["results"][1]["detail"]

@@ -130,7 +130,10 @@ def count_events(
         looked = [look_for(count, known, missing) for count in taken]
     if missing:
         return missing
-    outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now, limit)
+    if plain and limit is None and _are_new(aggregation, taken, looked[0], known, head):
+        outcomes, accepted, rate = [Outcome.ACCEPTED] * len(taken), taken, head.rate
+    else:
+        outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now, limit)
     if not accepted:
         return Step(outcomes, None)
     change = _Writer(series, aggregation, known, frame, plain=plain).write(accepted, rate, limit, now)
@@ -157,6 +160,21 @@ def _look_once(counts: Sequence[Count], known: Known, head: Head) -> tuple[Missi
     if not is_fresh(key, known):
         return Missing(pages={key}), []
     return Missing(), [[known.pages[key]]] * len(counts)
+
+
+def _are_new(
+    aggregation: Aggregation, counts: Sequence[Count], pages: Sequence[Page], known: Known, head: Head
+) -> bool:
+    """Whether all events of the open bucket are surely accepted, as is usual: asked of all at once, not of each."""
+    ids = {count.hash for count in counts}
+    if len(ids) < len(counts) or not ids.isdisjoint(head.ids) or not all(ids.isdisjoint(page.ids) for page in pages):
+        return False
+    if any(count.rate is not None or count.quantity < 0 for count in counts):
+        return False
+    if aggregation is not Aggregation.SUM:
+        return True
+    after = EXACT.add(_stored(counts[0].counter, known).quantity, fold(counts, aggregation).quantity)
+    return EXACT.add(after, held(head, 0)) < MAX_QUANTITY
 
 
 def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[Count]:
@@ -498,12 +516,14 @@ class _Writer:
             room = room_of(head, self._series)
         if len(ids) > room:
             self._replace_head()
-            for count in stay:
-                if count.scope is Scope.RECEIPT:
-                    self._put(self._lane(head.day or 0, count.hash), count)
-                else:
-                    self._put(time_key(head.start), count)
-            self._widen(sum(count.scope is Scope.RECEIPT for count in stay))
+            received = [count for count in stay if count.scope is Scope.RECEIPT]
+            for count in received:
+                self._put(self._lane(head.day or 0, count.hash), count)
+            if len(received) < len(stay):
+                page, digests = self._pages.setdefault(time_key(head.start), (set(), set()))
+                page.update([count.hash for count in stay if count.scope is not Scope.RECEIPT])
+                digests.update([count.digest for count in stay if count.scope is not Scope.RECEIPT])
+            self._widen(len(received))
         elif ids:
             change.ids, change.room = ids, room
             change.digests = frozenset(digest for count in stay for digest in _digests(count))

@@ -1,7 +1,6 @@
 """Events, counters and tallies: values and the rules they keep. Pure."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from tollgate.catalog.model import Aggregation, Rate
-from tollgate.kernel.money import EXACT, ZERO
+from tollgate.kernel.json import canonical_json
+from tollgate.kernel.money import EXACT, ZERO, format_decimal
 from tollgate.kernel.time import from_epoch_ms
 
 __all__ = [
@@ -54,8 +54,6 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LAST_MILLISECOND: Final = 253_402_300_799_000  # of the year 9999
 _PURPOSE: Final = b"tollgate event id"
-_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""The same text for two JSON values that say the same, whatever the order of their keys."""
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 _ULID: Final = re.compile(r"(?=.*[A-Z])[0-7][0-9A-HJKMNP-TV-Z]{25}")  # 26 digits are a number
 _CROCKFORD: Final = {digit: value for value, digit in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
@@ -280,11 +278,15 @@ def identify(event: Event, scope: Scope, told: datetime | None) -> tuple[bytes, 
     hasher = _hasher(event.customer, event.feature, event.source).copy()
     hasher.update(event.id.encode())
     known = hasher.digest()
-    last = known[-1] | 1 if scope is Scope.RECEIPT else known[-1] & 0xFE
-    time = told.timestamp() if told is not None and scope is Scope.TIME else ""
-    properties = _canonical(event.properties) if event.properties else ""
-    hasher.update(f"|{EXACT.normalize(event.quantity)}|{time}|{properties}".encode())
-    return known[:-1] + bytes((last,)), hasher.digest()[:4]
+    if (known[-1] & 1 == 1) is not (scope is Scope.RECEIPT):
+        known = known[:-1] + bytes((known[-1] ^ 1,))
+    time = told.isoformat() if told is not None and scope is Scope.TIME else ""
+    quantity = str(event.quantity)
+    if not quantity.isdecimal():  # 1 and 1.0 are the same; digits alone have one form only
+        quantity = format_decimal(event.quantity)
+    body = f"|{quantity}|{time}|".encode()
+    hasher.update(body + canonical_json(event.properties) if event.properties else body)
+    return known, hasher.digest()[:4]
 
 
 @lru_cache(maxsize=1_024)
