@@ -2,12 +2,12 @@
 
 A context's store.py derives one model per kind of item from the base of its table. PynamoDB makes a
 botocore client (some 100 ms) per model class that has no connection to inherit, so `connect` makes the
-base's first. The private parts of PynamoDB and botocore that we lean on are named in this file only.
+base's first. The private parts of PynamoDB that we lean on are named in this file only, those of botocore in calls.py.
 """
 
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,8 +17,8 @@ from pynamodb.constants import NUMBER
 from pynamodb.exceptions import PynamoDBException
 from pynamodb.models import Model
 
+from tollgate.kernel.calls import make_lean
 from tollgate.kernel.settings import table_name
-from tollgate.kernel.signing import SIGNATURE
 
 __all__ = [
     "LONGEST_CALL_SECONDS",
@@ -133,15 +133,8 @@ def connect(table: type[Model]) -> Connection:
     connection = table._get_connection().connection  # noqa: SLF001  there is no public way to it
     if connection._client is None:  # noqa: SLF001
         connection.session.set_default_client_config(_LEAN)
-        client: Any = connection.client
-        client.meta.events.register("choose-signer.dynamodb", _signature)
-        # Or the rules for endpoints are gone through for each call, to arrive at this same one.
-        client._ruleset_resolver = None  # noqa: SLF001
+        make_lean(connection.client)
     return connection
-
-
-def _signature(**_: Any) -> str:
-    return SIGNATURE
 
 
 class Failure(Enum):
