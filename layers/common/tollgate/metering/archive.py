@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 from tollgate.kernel.json import write_json
 from tollgate.kernel.time import format_time, parse_time
-from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, identify
+from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, identify, microseconds
 
 __all__ = [
     "SPANS",
@@ -43,7 +43,6 @@ SPANS: Final = {"M": timedelta(minutes=1), "H": timedelta(hours=1)}
 """The events of a chunk lie less than this apart, by what its key begins with: the shortest that holds."""
 
 _LONGEST: Final = max(SPANS.values())
-_DAY_SECONDS: Final = 86_400
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 _VERSION: Final = b"\x01"
@@ -118,7 +117,7 @@ def _chunk(counter: CounterId, revision: int, counts: Sequence[Count]) -> Chunk:
 
 def instant_text(at: datetime) -> str:
     """An instant as text that sorts like it: microseconds since 1970, in 17 digits."""
-    return f"{(at - EPOCH) // _MICROSECOND:0{_INSTANT_DIGITS}d}"
+    return f"{microseconds(at):0{_INSTANT_DIGITS}d}"
 
 
 def instant_from_text(text: str) -> datetime:
@@ -160,10 +159,7 @@ def position(archived: Archived) -> str:
 def _columns(counts: Sequence[Count]) -> tuple[bytes, bytes]:
     """A line of JSON, and the ids where they are not in it."""
     events = [count.event for count in counts]
-    times = [
-        (since.days * _DAY_SECONDS + since.seconds) * 1_000_000 + since.microseconds
-        for since in [count.at - EPOCH for count in counts]
-    ]
+    times = [microseconds(count.at) for count in counts]
     ids = [event.id for event in events]
     uuids = _uuids(ids)
     columns = [

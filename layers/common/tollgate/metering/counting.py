@@ -142,14 +142,12 @@ def count_events(
 
 def _are_plain(counts: Sequence[Count], head: Head, frame: "_Frame") -> bool:
     """Whether all events belong to the head's counter and to its open bucket, as is usual: one look serves all."""
-    counter = counts[0].counter
+    counter, time, start = counts[0].counter, Scope.TIME, head.start
     return (
         counter == head.counter
         and head.origin is not None
         and not frame.closes
-        and all(
-            count.counter is counter and count.scope is Scope.TIME and count.second >= head.start for count in counts
-        )
+        and all(count.counter is counter and count.scope is time and count.second >= start for count in counts)
     )
 
 
@@ -208,15 +206,17 @@ class _Frame:
 
 
 def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
-    times = [count.second for count in taken if count.scope is Scope.TIME]
-    if not times or (head.origin is not None and max(times) < head.end):
+    time = Scope.TIME
+    times = [count.second for count in taken if count.scope is time]
+    latest = max(times, default=0)
+    if not times or (head.origin is not None and latest < head.end):
         return _Frame(head.origin, head.start, head.end)
     # A large batch goes to its page at once: the next one is to find a new bucket, not the end of this one.
-    end = max(times) + (MARGIN if len(times) <= room_of(head, series) else 1)
+    end = latest + (MARGIN if len(times) <= room_of(head, series) else 1)
     if head.origin is None:
         return _Frame(min(times), min(times), end)
     held = head.spilled + sum(not is_receipt(each) for each in head.ids)
-    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and max(times) - head.start >= SPAN):
+    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and latest - head.start >= SPAN):
         return _Frame(head.origin, head.end, end, closes=True)
     return _Frame(head.origin, head.start, end)
 
@@ -516,13 +516,14 @@ class _Writer:
             room = room_of(head, self._series)
         if len(ids) > room:
             self._replace_head()
-            received = [count for count in stay if count.scope is Scope.RECEIPT]
+            received = [] if self._plain else [count for count in stay if count.scope is Scope.RECEIPT]
             for count in received:
                 self._put(self._lane(head.day or 0, count.hash), count)
-            if len(received) < len(stay):
+            timed = [count for count in stay if count.scope is not Scope.RECEIPT] if received else stay
+            if timed:
                 page, digests = self._pages.setdefault(time_key(head.start), (set(), set()))
-                page.update([count.hash for count in stay if count.scope is not Scope.RECEIPT])
-                digests.update([count.digest for count in stay if count.scope is not Scope.RECEIPT])
+                page.update([count.hash for count in timed])
+                digests.update([count.digest for count in timed])
             self._widen(len(received))
         elif ids:
             change.ids, change.room = ids, room

@@ -17,6 +17,7 @@ from tollgate.catalog.model import (
     FeatureType,
     Plan,
     PlanFeature,
+    Rate,
     Sharding,
     Snapshot,
     Subscription,
@@ -53,6 +54,8 @@ _LONGEST_MEMORY: Final = timedelta(minutes=5)
 _PLACINGS: Final = 5
 """How often an event is placed: once, and again when what ruled it is found to have changed."""
 _CHANGEABLE: Final = frozenset({"no_subscription", "feature_not_in_plan"})
+# Python 3.11 takes four times as long for a member of an enumeration that is looked up in its class.
+_ID, _RECEIPT, _TIME, _OUTDATED = Scope.ID, Scope.RECEIPT, Scope.TIME, Outcome.OUTDATED
 _TOLD: Final = {outcome: outcome.value for outcome in (Outcome.ACCEPTED, Outcome.DUPLICATE, Outcome.CONFLICT)}
 
 
@@ -262,7 +265,7 @@ def _count(
     batches = [placed.batch(series, group) for series, (_, group) in counts.items()]
     for (places, _), outcomes in zip(counts.values(), counters.count(batches, placed.now, time_left), strict=True):
         for place, outcome in zip(places, outcomes, strict=True):
-            if outcome is Outcome.OUTDATED:
+            if outcome is _OUTDATED:
                 again.append(place)
             else:
                 results[place] = _result(events[place].id, outcome)
@@ -285,6 +288,8 @@ class _Terms:
     shards: tuple[Sharding, ...]
     thresholds: tuple[Threshold, ...]
     most_shards: int
+    by_id: bool
+    rate: Rate | None
 
 
 class _Placement:
@@ -319,8 +324,7 @@ class _Placement:
         if not terms.hour <= at < terms.hour_end:
             terms.hour = local_hour(at, terms.timezone)
             terms.hour_end = terms.hour + _HOUR
-        by_id = terms.granted.feature.dedupe is Dedupe.ID
-        scope = Scope.ID if by_id else Scope.RECEIPT if told is None else Scope.TIME
+        scope = _ID if terms.by_id else _RECEIPT if told is None else _TIME
         known, digest = identify(event, scope, told)
         count = Count(
             event,
@@ -331,11 +335,11 @@ class _Placement:
             scope,
             known,
             digest,
-            self._newest + MAX_AGE if by_id else None,
-            terms.granted.rate,
+            self._newest + MAX_AGE if terms.by_id else None,
+            terms.rate,
         )
         # Events not known by their time could not be found again after a change of the number of shards: shard 0.
-        return (_shard(count, terms) if terms.shards and scope is Scope.TIME else terms.series), count
+        return (_shard(count, terms) if terms.shards and scope is _TIME else terms.series), count
 
     def batch(self, series: Series, counts: Sequence[Count]) -> Batch:
         """Counts of a series, with the revision that they were placed by."""
@@ -374,6 +378,8 @@ class _Placement:
             snapshot.shards.get(event.feature, ()),
             snapshot.alerts.get(event.feature, ()),
             snapshot.most_shards(event.feature),
+            granted.feature.dedupe is Dedupe.ID,
+            granted.rate,
         )
         if terms.thresholds:
             self.watched[terms.counter] = terms
