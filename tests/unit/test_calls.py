@@ -4,8 +4,10 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from unittest import mock
 from zlib import crc32
 
@@ -18,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from tollgate.kernel.calls import make_lean
 from tollgate.kernel.dynamodb import UsageTable, connect
 
+SESSION = botocore.session.get_session()
 KEY = {"pk": {"S": "a"}, "sk": {"S": "ü"}}
 BYTES = bytes(range(256))
 TEXT = b64encode(BYTES).decode()
@@ -87,8 +90,7 @@ class Wire:
 
     def __init__(self, answers: Sequence[Answer | Exception], *, lean: bool) -> None:
         config = Config(retries={"total_max_attempts": 2, "mode": "standard"}, user_agent="tollgate")
-        session = botocore.session.get_session()
-        self.client: Any = session.create_client("dynamodb", "eu-central-1", config=config)
+        self.client: Any = SESSION.create_client("dynamodb", "eu-central-1", config=config)
         if lean:
             make_lean(self.client)
         self.sent: list[AWSPreparedRequest] = []
@@ -243,3 +245,51 @@ class Session:
     def send(self, request: AWSPreparedRequest) -> AWSResponse:
         """Answer a request."""
         return self._answers.pop(0).response(request.url)
+
+
+class Server(BaseHTTPRequestHandler):
+    """DynamoDB that has one item."""
+
+    protocol_version = "HTTP/1.1"
+    seen: ClassVar[list[tuple[str, str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        """Keep the request, and answer it."""
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append((self.path, self.headers["X-Amz-Target"], sent))
+        body = json.dumps({"Item": ITEM}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("x-amz-crc32", str(crc32(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_calls_go_over_sockets() -> None:
+    """Several over one connection."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        config = Config(user_agent="tollgate")
+        client: Any = SESSION.create_client("dynamodb", "eu-central-1", endpoint_url=url, config=config)
+        make_lean(client)
+        answers = [client.get_item(TableName="t", Key=KEY) for _ in range(3)]
+        client.close()
+        server.shutdown()
+        thread.join()
+    assert [answer["Item"]["b"]["B"] for answer in answers] == [BYTES] * 3
+    assert (
+        Server.seen
+        == [
+            (
+                "/",
+                "DynamoDB_20120810.GetItem",
+                json.dumps({"TableName": "t", "Key": KEY}, ensure_ascii=False, separators=(",", ":")).encode(),
+            )
+        ]
+        * 3
+    )
