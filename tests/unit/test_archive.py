@@ -3,7 +3,6 @@
 import random
 import string
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.fakes_archive import PERIOD, archived_count
 from tollgate.catalog.model import Aggregation

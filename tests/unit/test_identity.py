@@ -1,6 +1,5 @@
 """What an event is known by, and what tells it from another one with the same id."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tollgate.metering.model import Event, Scope, identify, microseconds
 

@@ -97,7 +97,7 @@ def chunks(batch: Batch) -> Iterator[Chunk]:
 
 
 def _in_order(counts: Sequence[Count]) -> Sequence[Count]:
-    times = [count.at for count in counts]
+    times = [count.micros for count in counts]
     if all(map(operator.lt, times, times[1:])):  # as they mostly come, and no two at once
         return counts
     return sorted(counts, key=lambda count: (count.at, count.hash, count.digest))
@@ -159,7 +159,7 @@ def position(archived: Archived) -> str:
 def _columns(counts: Sequence[Count]) -> tuple[bytes, bytes]:
     """A line of JSON, and the ids where they are not in it."""
     events = [count.event for count in counts]
-    times = [microseconds(count.at) for count in counts]
+    times = [count.micros for count in counts]
     ids = [event.id for event in events]
     uuids = _uuids(ids)
     columns = [

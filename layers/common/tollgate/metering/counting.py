@@ -211,12 +211,13 @@ def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
     latest = max(times, default=0)
     if not times or (head.origin is not None and latest < head.end):
         return _Frame(head.origin, head.start, head.end)
+    room = room_of(head, series)
     # A large batch goes to its page at once: the next one is to find a new bucket, not the end of this one.
-    end = latest + (MARGIN if len(times) <= room_of(head, series) else 1)
+    end = latest + (MARGIN if len(times) <= room else 1)
     if head.origin is None:
         return _Frame(min(times), min(times), end)
     held = head.spilled + sum(not is_receipt(each) for each in head.ids)
-    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and latest - head.start >= SPAN):
+    if held >= FULL_BUCKET or (held >= max(room, 1) and latest - head.start >= SPAN):
         return _Frame(head.origin, head.end, end, closes=True)
     return _Frame(head.origin, head.start, end)
 

@@ -3,12 +3,14 @@
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from tollgate.catalog.model import Aggregation, Rate
 from tollgate.kernel.json import canonical_json
@@ -84,8 +86,7 @@ class Scope(StrEnum):
 _TIME, _RECEIPT = Scope.TIME, Scope.RECEIPT
 
 
-@dataclass(slots=True)  # not frozen: that would triple the time it takes to make one
-class Event:
+class Event(msgspec.Struct, gc=False):  # a dataclass takes three times as long to make, and a frozen one ten times
     """Something a customer did, as its sender tells it; `time` None where neither it nor its id says when."""
 
     id: str
@@ -126,12 +127,12 @@ class Series:
     shard: int = 0
 
 
-@dataclass(slots=True)  # not frozen, as an event is not
-class Count:
+class Count(msgspec.Struct, gc=False):
     """An event ready to be counted: when it counts, where, and what tells it from others.
 
     Attributes:
-        at: the time told, that of its id, or that of its receipt; `second` is the same in whole seconds since 1970.
+        at: the time told, that of its id, or that of its receipt; `second` and `micros` are the same in
+            seconds and in microseconds since 1970.
         hour: the start of the hour that `at` lies in, by the clock of the subscription's time zone.
         until: when an event known by its id alone (`Scope.ID`) is forgotten.
         rate: the limit whose windows it also counts in.
@@ -147,11 +148,14 @@ class Count:
     digest: bytes
     until: datetime | None = None
     rate: Rate | None = None
-    second: int = field(init=False)
+    second: int = 0
+    micros: int = 0
 
     def __post_init__(self) -> None:
+        """Tell the time in numbers, which are compared faster."""
         since = self.at - EPOCH
         self.second = since.days * 86_400 + since.seconds
+        self.micros = self.second * 1_000_000 + since.microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,7 @@ class Tally:
         """The tally with one event more, the same in whatever order events are added."""
         moment = ""
         if aggregation is Aggregation.LATEST:  # of two events of one instant, the one with the greater hash
-            moment = f"{microseconds(count.at):017d}#{count.hash.hex()}"
+            moment = f"{count.micros:017d}#{count.hash.hex()}"
         quantity = Decimal(1) if aggregation is Aggregation.COUNT else count.quantity
         return self.merge(Tally(quantity, 1, moment), aggregation)
 
