@@ -59,7 +59,7 @@ endif
 faults:  ## counter and ledger under faults: SEEDS (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev
 ifdef SEED
-	$(SEEDED)pytest tests/faults/test_random_faults.py tests/faults/test_recovery_stops.py tests/faults/test_recovery_weather.py -k "whatever or whenever or weather"
+	$(SEEDED)pytest tests/faults/test_random_faults.py tests/faults/test_recovery_stops.py tests/faults/test_recovery_weather.py -k "whatever or whenever or bad_weather"
 else
 	$(SEEDED)pytest -n 2 tests/faults
 endif
