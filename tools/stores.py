@@ -41,6 +41,7 @@ def open_stores(stack: str | None, state: Path) -> Stores:
         ToolError: there is no such stack.
     """
     os.environ |= _local(state) if stack is None else _deployed(stack)
+    os.environ.setdefault("BILLING_TABLE", "unused")
     os.environ.setdefault("RECOVERY_TABLE", "unused")
     from tollgate.catalog.store import DynamoCatalog  # after the environment is set
     from tollgate.metering.archive_store import DynamoArchive

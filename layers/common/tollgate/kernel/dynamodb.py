@@ -21,6 +21,7 @@ from tollgate.kernel.settings import table_name
 
 __all__ = [
     "LONGEST_CALL_SECONDS",
+    "BillingTable",
     "CatalogTable",
     "DecimalAttribute",
     "Failure",
@@ -94,6 +95,19 @@ class UsageTable(Model):
         """Named by the deployment."""
 
         table_name = table_name("usage")
+
+    pk = UnicodeAttribute(hash_key=True)
+    sk = UnicodeAttribute(range_key=True)
+    kind = DiscriminatorAttribute()
+
+
+class BillingTable(Model):
+    """Wallets and their ledgers, invoices, payments, refunds: nothing in it ever expires."""
+
+    class Meta(_Meta):
+        """Named by the deployment."""
+
+        table_name = table_name("billing")
 
     pk = UnicodeAttribute(hash_key=True)
     sk = UnicodeAttribute(range_key=True)
