@@ -5,6 +5,9 @@ botocore client (some 100 ms) per model class that has no connection to inherit,
 base's first. The private parts of PynamoDB that we lean on are named in this file only.
 """
 
+import random
+import time
+from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum, auto
 from typing import Final
@@ -14,9 +17,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pynamodb.attributes import Attribute, DiscriminatorAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
 from pynamodb.constants import NUMBER
-from pynamodb.exceptions import PynamoDBException
+from pynamodb.exceptions import PynamoDBException, TransactWriteError
+from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
+from pynamodb.transactions import TransactWrite
 
+from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.settings import table_name
 
 __all__ = [
@@ -27,10 +33,18 @@ __all__ = [
     "Failure",
     "RecoveryTable",
     "UsageTable",
+    "Write",
     "connect",
     "failure_of",
     "is_lost_race",
+    "write_all",
 ]
+
+Write = tuple[Model, Condition | None]
+"""An item to put, and the condition on which."""
+
+_WRITE_TRIES: Final = 5
+_PAUSE_SECONDS: Final = 0.05
 
 _LOST: Final = frozenset(
     {
@@ -188,3 +202,31 @@ def _codes(error: Exception) -> set[str]:
     response = getattr(cause, "response", None) or {}
     reasons |= {reason["Code"] for reason in response.get("CancellationReasons", ())} - {"None"}
     return reasons or ({response["Error"]["Code"]} if "Error" in response else set())
+
+
+def write_all(writes: Sequence[Write]) -> bool:
+    """Put items of one table or several, all or none; False where a condition is false.
+
+    A conflict with another transaction says nothing about the conditions, so it is tried again.
+
+    Raises:
+        Unavailable: it may or may not have been written; whoever reads again finds out which.
+    """
+    connection = [connect(type(item)) for item, _ in writes][-1]  # each has one by then, and any will do
+    for attempt in range(_WRITE_TRIES):
+        try:
+            with TransactWrite(connection=connection) as transaction:
+                for item, condition in writes:
+                    transaction.save(item, condition=condition)
+        except TransactWriteError as error:
+            if any(reason and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
+                return False
+            failure = failure_of(error)
+            if failure is Failure.FINAL:
+                raise
+            if failure is Failure.UNKNOWN or attempt == _WRITE_TRIES - 1:
+                raise Unavailable("The database cannot be written now; send the request again.") from error
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311  spreads writers, guards nothing
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
