@@ -269,20 +269,24 @@ class Subscription:
         return stretch.plan, stretch.plan_version
 
     def period(self, at: datetime) -> Period:
-        """The period that an instant lies in; an instant before the start counts as the start.
+        """The period that an instant lies in, which a change may have ended early; before the start, the first one.
 
-        It is a whole one, whether or not the subscription ends in it.
+        It goes on where the subscription ends within it.
         """
+        whole = self.whole_period(at)
+        anchors = [*(one.anchor for one in self.earlier[1:]), self.anchor]
+        changes = zip(self.earlier, anchors, strict=False)  # no change where nothing was before
+        cuts = (old.until for old, anchor in changes if old.until > max(at, self.starts_at) and old.anchor != anchor)
+        return Period(whole.start, min([whole.end, *cuts]))
+
+    def whole_period(self, at: datetime) -> Period:
+        """The period that an instant lies in as it was meant to be, whatever ended it early."""
         at = max(at, self.starts_at)
         if self.trial_ends_at is not None and at < self.trial_ends_at:
             return Period(self.starts_at, self.trial_ends_at)
         stretch = self._stretch(at)
         unit = stretch.billing_period
-        whole = period_at(stretch.anchor, self.timezone, unit.interval, unit.count, at)
-        anchors = [*(one.anchor for one in self.earlier[1:]), self.anchor]
-        changes = zip(self.earlier, anchors, strict=False)  # no change where nothing was before
-        cuts = (old.until for old, anchor in changes if old.until > at and old.anchor != anchor)
-        return Period(whole.start, min([whole.end, *cuts]))
+        return period_at(stretch.anchor, self.timezone, unit.interval, unit.count, at)
 
     def _stretch(self, at: datetime) -> "Stretch | Subscription":
         return next((one for one in self.earlier if at < one.until), self)

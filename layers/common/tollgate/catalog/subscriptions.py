@@ -6,7 +6,7 @@ meanwhile (a trial or a term that ended, a planned change, a grace that is over)
 """
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, Protocol
 
@@ -25,7 +25,7 @@ from tollgate.catalog.life import (
     resume,
     unpaid,
 )
-from tollgate.catalog.model import Plan, Subscription
+from tollgate.catalog.model import Plan, Subscription, SubscriptionStatus
 from tollgate.catalog.periods import Period
 from tollgate.catalog.snapshots import Gates, Snapshots, publish
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
@@ -164,8 +164,26 @@ def mark_past_due(lives: Lives, subscription_id: str, *, who: Who, gates: Gates,
 
 
 def mark_recovered(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """Say that nothing is past due any more: active again, also where it was paused for that."""
-    return _changed(lives, subscription_id, lambda life, at: recover(life, who, at=at), who, gates=gates, clock=clock)
+    """Say that nothing is past due any more: active again, also where it was paused for that.
+
+    A grace that is over and has not been acted upon ends nothing then.
+    """
+    return _changed(
+        lives,
+        subscription_id,
+        lambda life, at: recover(life, who, at=at),
+        who,
+        gates=gates,
+        clock=clock,
+        within=_within_grace,
+    )
+
+
+def _within_grace(life: Life, now: datetime) -> datetime:
+    one = life.subscription
+    if one.state is not SubscriptionStatus.PAST_DUE or one.grace_until is None:
+        return now
+    return min(now, one.grace_until - timedelta(microseconds=1))
 
 
 def catch_up(lives: Lives, life: Life, by: datetime, *, gates: Gates, clock: Clock) -> bool:
@@ -188,10 +206,12 @@ def _changed(
     *,
     gates: Gates,
     clock: Clock,
+    within: Callable[[Life, datetime], datetime] = lambda _, now: now,
 ) -> Subscription:
     for _ in range(_TRIES):
         life, now = find_life(lives, subscription_id), clock()
-        if _is_answered(life, who) or not catch_up(lives, life, now, gates=gates, clock=clock):
+        by = within(life, now)
+        if _is_answered(life, who) or not catch_up(lives, life, by, gates=gates, clock=clock):
             made = None if _is_answered(life, who) else make(life, life.earliest(now))
             if made is None or lives.change_life(life, *made):
                 # Where there was nothing to change, the publication of the first time may have broken off.
