@@ -47,7 +47,9 @@ def test_a_request_holds_at_most_500_events_and_a_megabyte(connect: Connect) -> 
         tollgate.record("ada", "tokens", properties={"text": "x" * 400_000})
     api.answers = [accepted]
     api.requests.clear()
-    assert tollgate.flush().accepted == 1_203
+    while tollgate.flush().pending:  # the client's own thread may have a batch on its way, and the clock stands still
+        pass
+    assert tollgate.stats.accepted == 1_203
     assert all(len(request.content) <= 1_000_000 for request in api.requests)
     sizes = [len(body) for body in api.bodies]  # in which order they are depends on what was tried in the outage
     assert max(sizes) == 500

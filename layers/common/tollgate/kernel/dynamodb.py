@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Final
+from typing import Final, TypeVar
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pynamodb.attributes import Attribute, DiscriminatorAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
 from pynamodb.constants import NUMBER
-from pynamodb.exceptions import PynamoDBException, TransactWriteError
+from pynamodb.exceptions import GetError, PynamoDBException, TransactWriteError
 from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
@@ -37,11 +37,14 @@ __all__ = [
     "connect",
     "failure_of",
     "is_lost_race",
+    "read_item",
     "write_all",
 ]
 
 Write = tuple[Model, Condition | None]
 """An item to put, and the condition on which."""
+
+_Item = TypeVar("_Item", bound=Model)
 
 _WRITE_TRIES: Final = 5
 _PAUSE_SECONDS: Final = 0.05
@@ -202,6 +205,21 @@ def _codes(error: Exception) -> set[str]:
     response = getattr(cause, "response", None) or {}
     reasons |= {reason["Code"] for reason in response.get("CancellationReasons", ())} - {"None"}
     return reasons or ({response["Error"]["Code"]} if "Error" in response else set())
+
+
+def read_item(model: type[_Item], pk: str, sk: str) -> _Item | None:
+    """An item as the last write left it.
+
+    Raises:
+        Unavailable: the database cannot be read now.
+    """
+    connect(model)
+    try:
+        return model.get(pk, sk, consistent_read=True)
+    except model.DoesNotExist:
+        return None
+    except GetError as error:
+        raise Unavailable("The database cannot be read now; send the request again.") from error
 
 
 def write_all(writes: Sequence[Write]) -> bool:
