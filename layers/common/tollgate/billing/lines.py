@@ -45,12 +45,12 @@ _WIDE: Final = Context(prec=100)
 
 @dataclass(frozen=True, slots=True)
 class LateUsage:
-    """A closed counter whose usage grew from `closed` to `now`; `parts` are what metering is told when it is billed."""
+    """A closed counter that grew from `closed` to `counted`; `parts` are what metering is told when that is billed."""
 
     feature: str
     period_start: datetime
     closed: Decimal
-    now: Decimal
+    counted: Decimal
     parts: tuple[Late, ...]
 
 
@@ -186,7 +186,7 @@ def late_lines(life: Life, plans: Plans, late: LateUsage) -> tuple[InvoiceLine, 
     period = life.subscription.period(late.period_start)
     plan = priced_features(life, period, plans).get(late.feature)
     granted = plan.feature(late.feature) if plan else None
-    quantity = EXACT.subtract(late.now, late.closed)
+    quantity = EXACT.subtract(late.counted, late.closed)
     if plan is None or granted is None or granted.price is None:
         return ()
     found = quote(granted.price, quantity, plan.currency, late.closed)
