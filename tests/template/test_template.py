@@ -34,7 +34,13 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
             "dynamodb:PutItem",
             "dynamodb:DeleteItem",
         },
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"},
+        "UsageTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+        },
     },
     "Usage": {
         "UsageLogs": LOGS,
@@ -101,8 +107,11 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
 
 PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Authorizer", "CatalogTable"): ["KEY"],
-    ("Catalog", "UsageTable", "dynamodb:GetItem", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
-    ("Catalog", "UsageTable", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("Catalog", "UsageTable", "dynamodb:GetItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
+    ("Catalog", "UsageTable", "dynamodb:BatchGetItem"): ["HEAD#*", "COUNTER#*"],
+    ("Catalog", "UsageTable", "dynamodb:Query"): ["SUBSCRIPTION#*", "HEAD#*"],
+    ("Catalog", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*"],
+    ("Catalog", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
     ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
     ("Usage", "UsageTable", "dynamodb:PutItem"): ["HEAD#*", "COUNTER#*", "EVENT#*", "ADJUST#*", "ARCHIVE#*"],
     ("Usage", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],

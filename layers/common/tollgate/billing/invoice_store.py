@@ -19,9 +19,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
-from pynamodb.exceptions import GetError
 from pynamodb.expressions.condition import Condition
-from pynamodb.models import Model
 
 from tollgate.billing.invoices import (
     Invoice,
@@ -31,7 +29,7 @@ from tollgate.billing.invoices import (
     invoice_number,
     invoice_to_dict,
 )
-from tollgate.kernel.dynamodb import BillingTable, DecimalAttribute, Write, connect, write_all
+from tollgate.kernel.dynamodb import BillingTable, DecimalAttribute, Write, connect, read_item, write_all
 from tollgate.kernel.errors import BadRequest, Unavailable
 from tollgate.kernel.time import format_time, parse_time
 
@@ -82,8 +80,8 @@ class DynamoInvoices:
 
     def get(self, invoice_id: str) -> Invoice | None:
         """The invoice, if there is one, as the last write left it."""
-        item = _get(InvoiceItem, f"INVOICE#{invoice_id}", "INVOICE")
-        return _invoice(item) if isinstance(item, InvoiceItem) else None
+        item = read_item(InvoiceItem, f"INVOICE#{invoice_id}", "INVOICE")
+        return _invoice(item) if item else None
 
     def write(self, after: Invoice, also: Sequence[Write] = ()) -> bool:
         """Write an invoice in its next revision, and other items with it; False when another writer was first."""
@@ -144,8 +142,8 @@ class DynamoInvoices:
 
 
 def _given() -> int:
-    item = _get(NumbersItem, "NUMBERS", "INVOICE")
-    return int(item.given) if isinstance(item, NumbersItem) else 0
+    item = read_item(NumbersItem, "NUMBERS", "INVOICE")
+    return int(item.given) if item else 0
 
 
 def _partitions(customer: str | None, subscription: str | None, status: InvoiceStatus | None) -> tuple[str, list[str]]:
@@ -200,16 +198,6 @@ def _read(keys: Sequence[Mapping[str, Any]], status: InvoiceStatus | None) -> li
     found = {item.pk: _invoice(item) for item in InvoiceItem.batch_get(wanted, consistent_read=True)}
     invoices = (found[pk] for pk, _ in wanted if pk in found)
     return [invoice for invoice in invoices if status in (None, invoice.status)]
-
-
-def _get(model: type[Model], pk: str, sk: str) -> Model | None:
-    connect(BillingTable)
-    try:
-        return model.get(pk, sk, consistent_read=True)
-    except model.DoesNotExist:
-        return None
-    except GetError as error:
-        raise Unavailable("The database cannot be read now; send the request again.") from error
 
 
 def _item(invoice: Invoice) -> InvoiceItem:
