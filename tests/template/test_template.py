@@ -148,6 +148,9 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
 
+CHARGING = {"RetryProcessor"}
+"""The functions that charge through Stripe."""
+
 NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
 OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
 QUEUES = (
@@ -200,10 +203,10 @@ def test_a_function_writes_json_logs_to_a_group_of_its_own_that_does_not_grow_fo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resources: Resources, name: str) -> None:
-    """The layer is built for one Python and one CPU, which all functions share."""
+    """The layers are built for one Python and one CPU, which all functions share; who charges has Stripe's besides."""
     function = resources[f"{name}Function"]["Properties"]
-    [layer] = of_type(resources, "AWS::Lambda::LayerVersion")
-    assert function["Layers"] == [{"Ref": layer}]
+    common, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
+    assert function["Layers"] == [{"Ref": common}, *([{"Ref": stripe}] if name in CHARGING else [])]
     assert function["Runtime"] == {"Ref": "PythonRuntime"}
     assert function["Architectures"] == [{"Ref": "Architecture"}]
     assert function["Handler"] == "app.handler"
@@ -211,9 +214,9 @@ def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resource
 
 def test_the_layer_says_for_which_python_and_cpu_it_is(resources: Resources) -> None:
     """So that Lambda refuses a function that it would break."""
-    [layer] = of_type(resources, "AWS::Lambda::LayerVersion").values()
-    assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
-    assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
+    for layer in of_type(resources, "AWS::Lambda::LayerVersion").values():
+        assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
+        assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
 
 
 # Permissions
