@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate openapi test faults bench-ingest bench-entitlements lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +38,10 @@ recount:  ## a counter added up from the archive: ARGS="--customer c --feature f
 rerate:  ## its usage priced by another plan version: ARGS="--customer c --feature f --plan code [--version n]"
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.rerate $(ARGS)
+
+export-errors:  ## the ledger of failed operations as JSON Lines (ARGS="--status manual --output errors.jsonl")
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.export_errors $(ARGS)
 
 openapi:  ## write openapi.json from the routes
 	$(BOOTSTRAP) dev

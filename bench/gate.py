@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -54,7 +54,7 @@ class Gatekeeper:
         """Put a function in its place that has seen nothing."""
         self.function = Function()
         if not self.archive:
-            self.function.module.counters = DynamoCounters()
+            self.function.module.desk = replace(self.function.module.desk, counters=DynamoCounters())
 
     def check(self, feature: str) -> Any:
         """Ask for one feature."""

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from tollgate.catalog.store import DynamoCatalog
     from tollgate.metering.archive_store import DynamoArchive
     from tollgate.metering.store import DynamoCounters
+    from tollgate.recovery.store import DynamoRecovery
 
-__all__ = ["Stores", "open_stores"]
+__all__ = ["Stores", "open_ledger", "open_stores"]
+
+_TABLES = ("catalog", "usage", "recovery")
 
 
 class Stores(NamedTuple):
@@ -42,7 +45,6 @@ def open_stores(stack: str | None, state: Path) -> Stores:
     """
     os.environ |= _local(state) if stack is None else _deployed(stack)
     os.environ.setdefault("BILLING_TABLE", "unused")
-    os.environ.setdefault("RECOVERY_TABLE", "unused")
     from tollgate.catalog.store import DynamoCatalog  # after the environment is set
     from tollgate.metering.archive_store import DynamoArchive
     from tollgate.metering.store import DynamoCounters
@@ -50,12 +52,22 @@ def open_stores(stack: str | None, state: Path) -> Stores:
     return Stores(DynamoCatalog(), DynamoCounters(), DynamoArchive())
 
 
+def open_ledger(stack: str | None, state: Path) -> "DynamoRecovery":
+    """Reach the recovery table in the same way.
+
+    Raises:
+        ToolError: there is no such stack.
+    """
+    os.environ |= _local(state) if stack is None else _deployed(stack)
+    from tollgate.recovery.store import DynamoRecovery  # after the environment is set
+
+    return DynamoRecovery()
+
+
 def _local(state: Path) -> dict[str, str]:
     stack = running_stack(state)
     aws = {name: value for name, value in aws_environment(stack.endpoint_url).items() if name.startswith("AWS_")}
-    return aws | {
-        f"{name.upper()}_TABLE": stack.resources[f"{name.capitalize()}Table"] for name in ("catalog", "usage")
-    }
+    return aws | {f"{name.upper()}_TABLE": stack.resources[f"{name.capitalize()}Table"] for name in _TABLES}
 
 
 def _deployed(stack: str) -> dict[str, str]:
@@ -65,6 +77,6 @@ def _deployed(stack: str) -> dict[str, str]:
         raise ToolError(f"the stack {stack} cannot be read: {error}") from None
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     try:
-        return {"CATALOG_TABLE": outputs["CatalogTableName"], "USAGE_TABLE": outputs["UsageTableName"]}
+        return {f"{name.upper()}_TABLE": outputs[f"{name.capitalize()}TableName"] for name in _TABLES}
     except KeyError as missing:
         raise ToolError(f"the stack {stack} has no output {missing}: deploy it anew") from None

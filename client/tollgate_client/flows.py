@@ -15,7 +15,7 @@ import httpx
 
 from tollgate_client.errors import ApiError, BufferFull, Denied, Unreachable, error_of
 from tollgate_client.ids import new_id
-from tollgate_client.model import UNREACHABLE, Decision, Decisions, Event, Quantity, Stats, quantity_text
+from tollgate_client.model import UNREACHABLE, Decision, Decisions, Event, Quantity, Stats, limits_of, quantity_text
 from tollgate_client.outbox import Entry, Outbox, request_of
 from tollgate_client.wire import Flow, Request, backoff, is_retryable, path_of, post, retry_after
 
@@ -164,8 +164,8 @@ class Flows:
         items = [{"feature": event.feature, "quantity": event.quantity} for event in events]
         request = post(path_of("customers", customer, "entitlements", "consume"), id=name, items=items, time=time)
 
-        def read(data: Any, _: Mapping[str, str]) -> Decisions:
-            return Decisions(name, data["status"], data["allowed"] is True, _decisions(data))
+        def read(data: Any, headers: Mapping[str, str]) -> Decisions:
+            return Decisions(name, data["status"], data["allowed"] is True, _decisions(data), limits_of(headers))
 
         try:
             return (yield from self.call(request, read))

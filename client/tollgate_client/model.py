@@ -14,6 +14,7 @@ __all__ = [
     "Quantity",
     "Rejected",
     "Stats",
+    "limits_of",
     "quantity_text",
     "time_text",
 ]
@@ -74,8 +75,7 @@ class Decision:
     @property
     def retry_after(self) -> int | None:
         """Seconds after which the denied quantity fits, if nothing else is used; None when it never does, or fits."""
-        value = self.headers.get("Retry-After", "")
-        return int(value) if value.isdecimal() else None
+        return _retry_after(self.headers)
 
     @classmethod
     def of(cls, data: Mapping[str, Any], headers: Mapping[str, str], id: str | None = None) -> Self:
@@ -93,7 +93,7 @@ class Decision:
             reason=data["reason"],
             resets_at=datetime.fromisoformat(data["resets_at"]) if data.get("resets_at") else None,
             id=id,
-            headers={name: headers[name] for name in _LIMIT_HEADERS if name in headers},
+            headers=limits_of(headers),
             **known,
         )
 
@@ -107,12 +107,14 @@ class Decisions:
         status: consumed, duplicate or denied; None when `on_error` answered.
         allowed: whether all of it was granted.
         items: a decision for each feature; where one says no, those that say yes were not counted either.
+        headers: RateLimit and RateLimit-Policy, as lists, and Retry-After, as far as the API has sent them.
     """
 
     id: str
     status: str | None
     allowed: bool
     items: tuple[Decision, ...]
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -122,6 +124,11 @@ class Decisions:
             if decision.feature == feature:
                 return decision
         raise KeyError(feature)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which all that was denied fits, if nothing else is used; None when it never does, or fits."""
+        return _retry_after(self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,16 @@ class Stats:
     rejected: int
     allowed_in_error: Mapping[str, int]
     denied_in_error: Mapping[str, int]
+
+
+def limits_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """What the headers of an answer say of limits."""
+    return {name: headers[name] for name in _LIMIT_HEADERS if name in headers}
+
+
+def _retry_after(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("Retry-After", "")
+    return int(value) if value.isdecimal() else None
 
 
 def quantity_text(value: Quantity) -> str:

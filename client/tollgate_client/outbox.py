@@ -171,7 +171,6 @@ class Outbox:
                     self._counts["rejected"] += 1
                     rejected.append(Rejected(entry.event, reason, detail))
             self._most = len(batch) // 2 if is_spoilt else MAX_EVENTS
-            self._since = now
             has_failed = _AGAIN in outcomes
             self._failures = self._failures + 1 if has_failed else 0
             wait = backoff(self._failures, retry_after(response), self._chance(), base=_BASE, most=_LONGEST)

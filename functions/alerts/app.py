@@ -1,6 +1,7 @@
 """Thresholds that usage has reached, told once each: on the event bus and to the webhooks."""
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from tollgate.kernel.ids import derived_id
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
 from tollgate.metering.alerts import Reached, reached_from_json, reached_to_dict
+from tollgate.recovery.invocation import invocation
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import record_error
 from tollgate.recovery.store import DynamoRecovery
@@ -37,7 +39,7 @@ deliveries = Deliveries(
 )
 
 
-def tell(record: SQSRecord) -> None:
+def tell(record: SQSRecord, lambda_context: LambdaContext) -> None:
     """Tell of one threshold, unless that has been done; what fails is written down, to be tried again.
 
     Raises:
@@ -55,23 +57,23 @@ def tell(record: SQSRecord) -> None:
         return
     failures = deliveries.send(reached.id, reached_to_dict(reached))
     for failure in failures:
-        write_down(reached, failure)
+        write_down(reached, failure, invocation(lambda_context))
     once.done(lease)  # after the failures: what is neither told nor written down is told again
     logger.info("told", extra={"alert": reached.id, "failures": len(failures)})
 
 
-def write_down(reached: Reached, failure: Failure) -> None:
+def write_down(reached: Reached, failure: Failure, context: Mapping[str, str]) -> None:
     """Record a delivery that failed; the same again makes no second record."""
     receiver = failure.arguments.get("webhook", "")
     record_error(
         errors,
         id=derived_id("err", f"{failure.operation}#{reached.id}#{receiver}"),
-        error_type=ErrorType.SYSTEM_ERROR,
+        error_type=ErrorType.DELIVERY_FAILED,
         operation=failure.operation,
         arguments=failure.arguments,
         customer=reached.counter.customer,
         subscription=reached.counter.subscription,
-        context={"feature": reached.counter.feature, "alert": reached.id},
+        context={"feature": reached.counter.feature, "alert": reached.id, **context},
         error=failure.error,
         clock=system_clock,
     )

@@ -10,7 +10,7 @@ from botocore.config import Config
 
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
-from tollgate.recovery.service import report, report_text, report_to_dict
+from tollgate.recovery.report import report, report_text, report_to_dict
 from tollgate.recovery.store import DynamoRecovery
 
 TOPIC: Final = required("OPERATIONS_TOPIC_ARN")

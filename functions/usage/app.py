@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -21,14 +23,16 @@ from tollgate.api.documents import answers
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import ID_PATTERN, derived_id, is_id
+from tollgate.kernel.metrics import count
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import from_epoch_ms, parse_time, system_clock
 from tollgate.metering.announcing import QueueAnnouncer
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.consumer import Delivery, Failure, consume
 from tollgate.metering.history import explain, explanation_to_dict, list_events
-from tollgate.metering.model import MAX_EVENTS
+from tollgate.metering.model import MAX_EVENTS, Event, Rejection
 from tollgate.metering.queue import ORIGINAL_ID, RECEIVED_AT, messages
+from tollgate.metering.requeue import COUNT_EVENTS
 from tollgate.metering.schema import (
     COUNTED_EVENTS_PARAMETERS,
     COUNTED_EVENTS_SCHEMA,
@@ -41,12 +45,14 @@ from tollgate.metering.schema import (
     USAGE_SCHEMA,
     read_events,
 )
-from tollgate.metering.service import Memory, ingest, results_to_dict
+from tollgate.metering.service import Memory, Result, ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
-from tollgate.recovery.model import POLICIES, ErrorType
+from tollgate.recovery.invocation import invocation
+from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import record_error, resolve
 from tollgate.recovery.store import DynamoRecovery
+from tollgate.recovery.strategies import Policy, Strategy
 
 logger = Logger()
 app = App(validate=False)
@@ -84,16 +90,7 @@ def post_events() -> Response[str]:
         for message in messages(events, system_clock()):
             enqueue(message)
         return json_response({"queued": len(events)}, 202, {"Preference-Applied": "respond-async"})
-    results = ingest(
-        events,
-        directory=catalog,
-        counters=counters,
-        now=system_clock(),
-        time_left=time_left(app.lambda_context),
-        announcer=announcer,
-        memory=memory,
-    )
-    return json_response(results_to_dict(results))
+    return json_response(results_to_dict(counted(events, system_clock(), time_left(app.lambda_context))))
 
 
 @app.endpoint(
@@ -213,22 +210,35 @@ def instant(query: dict[str, str], name: str) -> datetime | None:
         raise InvalidInput([FieldError(f"/{name}", str(error))]) from None
 
 
+def counted(events: Sequence[Event | Rejection], now: datetime, left: Callable[[], float]) -> Sequence[Result]:
+    """Count events that were received at a time, and their outcomes."""
+    results = ingest(
+        events,
+        directory=catalog,
+        counters=counters,
+        now=now,
+        time_left=left,
+        announcer=announcer,
+        memory=memory,
+    )
+    outcomes = Counter(result.status for result in results)
+    count(
+        EventsAccepted=outcomes["accepted"],
+        EventsDuplicate=outcomes["duplicate"],
+        EventsConflict=outcomes["conflict"],
+        EventsRejected=outcomes["rejected"],
+    )
+    return results
+
+
 def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
     """Count the events of a queue message; when this raises, the message comes again."""
     left = time_left(lambda_context)
     try:
         consume(
             delivery_of(record),
-            count=lambda events, now: ingest(
-                events,
-                directory=catalog,
-                counters=counters,
-                now=now,
-                time_left=left,
-                announcer=announcer,
-                memory=memory,
-            ),
-            write_down=partial(write_down, record.event_source_arn),
+            count=lambda events, now: counted(events, now, left),
+            write_down=partial(write_down, {"queue": record.event_source_arn, **invocation(lambda_context)}),
             resolve=resolve_error,
             time_left=left,
             max_receives=int(os.environ["EVENTS_MAX_RECEIVES"]),
@@ -254,19 +264,19 @@ def delivery_of(record: SQSRecord) -> Delivery:
     )
 
 
-def write_down(queue: str, failure: Failure) -> None:
+def write_down(context: Mapping[str, str], failure: Failure) -> None:
     """Make an error record for a person to look at; the same failure again makes no second one."""
     record_error(
         errors,
         id=derived_id("err", failure.key),
         error_type=ErrorType.VALIDATION_ERROR if failure.is_final else ErrorType.SYSTEM_ERROR,
-        operation="count_events",
+        operation=COUNT_EVENTS,
         arguments=failure.arguments,
         customer=None,
         subscription=None,
-        context={"queue": queue, **failure.context},
+        context={**context, **failure.context},
         error=failure.error,
-        policy=POLICIES[ErrorType.VALIDATION_ERROR],  # what can be done is to redrive, which a person decides
+        policy=Policy(Strategy.MANUAL, 0),  # the queue has tried it often enough
         clock=system_clock,
     )
 

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from tests.client.fakes_api import URL, Answer, Api, Connect, accepted, problem
-from tollgate_client import AsyncTollgate, BufferFull, Rejected, Tollgate
+from tollgate_client import AsyncTollgate, BufferFull, Event, Rejected, Tollgate
+from tollgate_client.outbox import Entry, Outbox
 
 OUTAGE = httpx.ConnectError("refused")
 
@@ -198,6 +199,25 @@ def test_closing_reports_what_it_gives_up(connect: Connect) -> None:
     stats = tollgate.close(timeout=5)
     assert (stats.pending, stats.rejected) == (0, 1)
     assert [(one.event.id, one.reason) for one in told] == [(name, "not_sent")]
+
+
+def test_an_event_is_due_an_interval_after_it_was_recorded_whatever_was_sent_meanwhile() -> None:
+    """Also one that comes while a request is on its way; what a spoilt request held is due at once."""
+    outbox = Outbox(10, 1.0, None, lambda: 0.5)
+    first, second, third = (Entry(Event("ada", "tokens", "1", name)) for name in "abc")
+    outbox.add([first], 100.0)
+    assert outbox.due_in(100.25) == 0.75
+    batch = outbox.take()
+    outbox.add([second], 101.5)
+    outbox.settle(batch, httpx.Response(200, json={"results": [{"status": "accepted"}]}), 102.0)
+    assert outbox.due_in(102.0) == 0.5
+    outbox.add([third], 102.25)
+    assert outbox.due_in(102.25) == 0.25
+    batch = outbox.take()
+    outbox.settle(batch, problem(400), 103.0)
+    assert outbox.due_in(103.0) == 0.0
+    outbox.settle(outbox.take(), None, 103.0)
+    assert outbox.due_in(103.0) == 0.25  # nothing was answered
 
 
 BACKGROUND = pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_what_is_denied_is_no_error(connect: Connect) -> None:
 def test_several_features_are_consumed_together(connect: Connect) -> None:
     """One id, all or nothing."""
     items = [decision(feature="tokens"), decision(feature="bursts", allowed=False, reason="rate_limited")]
-    api = Api({"id": "x", "status": "denied", "allowed": False, "items": items})
+    body = {"id": "x", "status": "denied", "allowed": False, "items": items}
+    limits = {"RateLimit": '"tokens";r=40;t=60, "bursts";r=0;t=7', "Retry-After": "7"}
+    api = Api(httpx.Response(200, json=body, headers=limits))
     answer = connect(api).consume_many("ada", {"tokens": Decimal("10.5"), "bursts": 1}, id="x")
     assert api.paths == ["POST /v1/customers/ada/entitlements/consume"]
     asked = [{"feature": "tokens", "quantity": "10.5"}, {"feature": "bursts", "quantity": "1"}]
@@ -102,6 +104,7 @@ def test_several_features_are_consumed_together(connect: Connect) -> None:
     assert not answer
     assert (answer.id, answer.status) == ("x", "denied")
     assert (answer["tokens"].allowed, answer["bursts"].reason) == (True, "rate_limited")
+    assert (dict(answer.headers), answer.retry_after) == (limits, 7)
     with pytest.raises(KeyError):
         answer["exports"]
 

@@ -20,6 +20,8 @@ from tollgate.catalog.model import (
     Plan,
     PlanFeature,
     Quota,
+    Rate,
+    RateAlgorithm,
     Snapshot,
     SubscriptionStatus,
     Threshold,
@@ -180,6 +182,31 @@ def test_who_asks_for_more_than_the_whole_quota_is_not_told_to_come_back(databas
     assert here.check(quantity=10).retry_at == PERIOD.end
 
 
+def test_who_is_denied_for_what_is_held_is_told_when_enough_of_it_expires(database: Engine) -> None:
+    """Not to wait for the end of the period; and then it fits."""
+    here = shop(database, limit="10")
+    here.consume(identity(1), ("tokens", 2))
+    ends = {
+        name: answer.reservation.expires - here.now.timestamp()
+        for name, quantity, seconds in (("long", 4, 600), ("short", 1, 20), ("middle", 3, 60))
+        if (answer := here.reserve(name, quantity, seconds)).reservation is not None
+    }
+    assert ends["short"] < ends["middle"] < ends["long"]
+    for quantity, end in ((1, "short"), (2, "middle"), (4, "middle"), (5, "long"), (8, "long")):
+        again = here.check(quantity=quantity).retry_at
+        assert again == here.now + timedelta(seconds=ends[end])
+    assert here.check(quantity=9).retry_at == PERIOD.end
+    assert here.check(quantity=11).retry_at is None
+    denied = here.reserve("more", 4)
+    assert denied.status is Status.DENIED
+    again = denied.decisions[0].retry_at
+    assert again is not None
+    here.now = again - timedelta(microseconds=1)
+    assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.DENIED
+    here.now = again
+    assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.CONSUMED
+
+
 # Other writers
 
 
@@ -275,6 +302,88 @@ def test_hours_are_read_as_they_are_at_one_time(database: Engine) -> None:
     assert [tally.events for _, tally in usage.buckets] == [1, 61]
 
 
+# Other terms
+
+
+def move(here: Shop, name: str, tokens: str, rate: Rate, **change: Any) -> None:
+    """Put ada's subscription on another plan, with other terms for tokens and bursts."""
+    before = here.catalog.plan("plan", 1)
+    assert before is not None
+    terms: dict[str, dict[str, Any]] = {"tokens": {"quota": Quota(D(tokens), Overage.BLOCK)}, "bursts": {"rate": rate}}
+    granted = tuple(replace(one, **terms.get(one.feature.code, {})) for one in before.features)
+    assert here.catalog.add_plan_version(replace(before, code=name, version=1, features=granted))
+
+    def moved(snapshot: Snapshot) -> Snapshot:
+        return replace(snapshot, subscriptions=(replace(snapshot.subscriptions[0], plan=name, **change),))
+
+    assert here.catalog.update_snapshot("ada", moved)
+    snapshots.publish("ada", snapshots=here.catalog, gates=here.start(), clock=lambda: here.now)
+
+
+@pytest.mark.parametrize("algorithm", list(RateAlgorithm))
+def test_another_plan_keeps_what_is_used_and_reserved(database: Engine, algorithm: RateAlgorithm) -> None:
+    """Of the period and of the window, for functions that know the plan before as for others; and so an override."""
+    here = shop(database, limit="100", rate=Rate(D(60), 60))
+    for process in range(2):
+        here.consume(identity(process), ("tokens", 20), ("bursts", 15), process=process)
+    here.reserve("r", 30)
+    move(here, "larger", "120", Rate(D(40), 60, algorithm))
+    check = here.check()
+    assert [check.plan, check.limit, check.used, check.reserved, check.remaining] == ["larger", 120, 40, 30, 50]
+    assert [here.consume(identity(10 + n), ("bursts", 5), process=n).status for n in range(3)] == [
+        Status.CONSUMED,
+        Status.CONSUMED,
+        Status.DENIED,
+    ]
+    assert here.consume(identity(20), ("tokens", 51)).status is Status.DENIED
+    assert here.consume(identity(21), ("tokens", 50), process=1).status is Status.CONSUMED
+    here.override("130")
+    assert [here.check().limit, here.check().used, here.check().remaining] == [130, 90, 10]
+    assert here.commit("r", 40).status is Status.COMMITTED
+    move(here, "smaller", "50", Rate(D(40), 60, algorithm))
+    assert [here.check().limit, here.check().used] == [130, 130]  # the override rules on
+    snapshots.remove_override(here.catalog, "ada", "tokens", gates=here.start(), clock=lambda: here.now)
+    check = here.check()
+    assert [check.limit, check.used, check.remaining, check.overage] == [50, 130, 0, 80]
+    here.recount()
+
+
+def test_another_window_or_subscription_begins_anew_and_what_is_reserved_stays(database: Engine) -> None:
+    """The other reset: minutes say nothing of hours, and another subscription has periods of its own."""
+    here = shop(database, limit="100")
+    here.consume(identity(1), ("tokens", 80), ("bursts", 60))
+    here.reserve("r", 15)
+    move(here, "hourly", "100", Rate(D(60), 3_600))
+    assert here.check("bursts").remaining == 60
+    assert here.check().used == 80
+    assert here.consume(identity(2), ("bursts", 60), process=1).status is Status.CONSUMED
+    move(here, "anew", "100", Rate(D(60), 3_600), id="second", starts_at=here.now, anchor=here.now)
+    check = here.check()
+    assert [check.subscription, check.used, check.reserved, check.remaining] == ["second", 0, 15, 85]
+    assert here.check("bursts").remaining == 0  # a rate is the customer's
+    later = identity(3, here.now)
+    assert here.consume(later, ("tokens", 86)).status is Status.DENIED
+    assert here.consume(later, ("tokens", 85), process=1).status is Status.CONSUMED
+    assert here.used() == 80  # of the first
+
+
+def test_a_period_and_a_trial_end_at_their_last_instant_with_no_job(database: Engine) -> None:
+    """A microsecond before it is the old one's limit, at it the new one's; whatever functions remember."""
+    here = shop(database, limit="10")
+    ends = here.now + timedelta(days=3)
+    move(here, "trial", "10", Rate(D(60), 60), anchor=ends)
+    months = [datetime(2026, month, ends.day, 12, 0, 30, tzinfo=UTC) for month in (4, 5)]
+    for place, end in enumerate([ends, *months]):
+        here.now = end - timedelta(microseconds=1)
+        rest = here.check().remaining
+        assert here.consume(f"rest-{place}", ("tokens", str(rest))).status is Status.CONSUMED
+        assert here.consume(f"over-{place}", ("tokens", 1), process=1).status is Status.DENIED
+        assert [here.check().remaining, here.check().resets_at] == [0, end]
+        here.now = end
+        assert [here.check().used, here.check().remaining] == [0, 10]
+        assert here.consume(f"next-{place}", ("tokens", 1 + place), process=1).status is Status.CONSUMED
+
+
 # Closed periods
 
 
@@ -292,6 +401,23 @@ def test_a_reservation_does_not_open_a_closed_period(database: Engine) -> None:
     assert here.start().close(COUNTER, Aggregation.SUM).quantity == 5
     here.now = PERIOD.end + timedelta(seconds=1)
     assert here.reserve("r", 1).status is Status.RESERVED
+
+
+def test_figures_of_a_closed_period_are_told_as_they_are(database: Engine) -> None:
+    """Of an id from before the end that comes after it; a check of the new period still is one read."""
+    here = shop(database, limit="10")
+    here.now = PERIOD.end - timedelta(seconds=1)
+    here.consume(identity(1, here.now), ("tokens", 5))
+    assert here.start().close(COUNTER, Aggregation.SUM).quantity == 5
+    late = [identity(number, here.now) for number in (2, 3)]
+    here.now = PERIOD.end + timedelta(seconds=1)
+    before = database.total().calls
+    assert here.check().used == 0
+    assert database.total().calls == before + 1
+    first, second = (here.consume(name, ("tokens", 3)) for name in late)
+    assert [first.status, first.decisions[0].used, first.decisions[0].remaining] == [Status.CONSUMED, 8, 2]
+    decision = second.decisions[0]
+    assert [second.status, decision.reason, decision.used] == [Status.DENIED, Reason.QUOTA_EXCEEDED, 8]
 
 
 # Limits of the database

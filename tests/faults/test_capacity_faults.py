@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import count
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from tests.faults.chaos import Chaos, KillAt, Killed, Weather
 from tests.faults.conftest import SHARES, seeds
 from tests.faults.shop import Shop, identity
 from tests.faults.test_mutants import Mutant, heads, trim
+from tollgate.catalog.model import Rate, RateAlgorithm
 from tollgate.entitlements.service import Answer, Status
 from tollgate.kernel.errors import Conflict, Unavailable
 from tools.engine import Call, Engine
@@ -63,11 +65,14 @@ def shop(database: Engine, **fields: Any) -> Shop:
     return made
 
 
+@pytest.mark.parametrize("algorithm", list(RateAlgorithm))
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_an_end_at_any_call_repeated_gives_the_same_answer_and_counts_once(database: Engine, *, after: bool) -> None:
+def test_an_end_at_any_call_repeated_gives_the_same_answer_and_counts_once(
+    database: Engine, algorithm: RateAlgorithm, *, after: bool
+) -> None:
     """The k-th call is the last, for every k; then all is asked once more, by a process that knows nothing of it."""
     for k in count(1):
-        here = shop(database)
+        here = shop(database, rate=Rate(Decimal(60), 60, algorithm))
         fault = KillAt(database.total().calls + k, after=after)
         done = 0
         try:
@@ -85,7 +90,7 @@ def test_an_end_at_any_call_repeated_gives_the_same_answer_and_counts_once(datab
             )
             assert answer.status is Status.DENIED or all(decision.allowed for decision in answer.decisions)
         assert [here.used(feature) for feature in ("tokens", "bursts", "calls")] == [27, 9, 2]
-        assert here.check().reserved == 0
+        assert [here.check().reserved, here.check("bursts").remaining] == [0, 51]
         here.recount()
         if done == len(STEPS):
             break

@@ -1,4 +1,7 @@
-"""Any sequence of requests, clock moves, period ends, changed terms and restarts, against a model of a few lines."""
+"""Any sequence of requests, clock moves, period ends, changed terms and restarts, against a model of a few lines.
+
+Processes remember what they learnt, denials by a rate included: nothing of that shows in an answer.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -103,9 +106,9 @@ class Capacity(RuleBasedStateMachine):
         name = identity(self.names, at) if told else f"id-{self.names}"
         if at < PERIOD.start and {"tokens", "bursts", "calls"} & dict(items).keys():
             with pytest.raises(InvalidInput):  # nobody subscribed then
-                self.shop.consume(name, *items, process=process)
+                self.shop.consume(name, *items, process=process, local=True)
             return
-        answer = self.shop.consume(name, *items, process=process)
+        answer = self.shop.consume(name, *items, process=process, local=True)
         granted = self.model.consume(items, month_of(at), self.now)
         assert answer.status is (Status.CONSUMED if granted else Status.DENIED)
         if granted and any(feature != "export" for feature, _ in items):
@@ -119,10 +122,10 @@ class Capacity(RuleBasedStateMachine):
         items, since = self.consumed[name]
         if self.now - since > timedelta(days=1 if name.startswith("id-") else 10):
             return
-        assert self.shop.consume(name, *items, process=process).status is Status.DUPLICATE
+        assert self.shop.consume(name, *items, process=process, local=True).status is Status.DUPLICATE
         other = tuple((feature, quantity + (feature != "export")) for feature, quantity in items)
         try:
-            self.shop.consume(name, *other, process=process)
+            self.shop.consume(name, *other, process=process, local=True)
         except Conflict:
             return
         raise AssertionError(name)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from itertools import count
@@ -14,7 +15,9 @@ from random import Random
 import pytest
 
 from tests.faults.shop import NOW, Shop, identity
-from tollgate.catalog.model import Rate, RateAlgorithm
+from tollgate.catalog.model import Override, Rate, RateAlgorithm
+from tollgate.catalog.snapshots import set_override
+from tollgate.entitlements.model import decision_headers
 from tollgate.entitlements.service import Status
 from tools.engine import Engine
 
@@ -93,7 +96,7 @@ def test_a_rate_is_used_up_to_its_last_unit(algorithm: RateAlgorithm) -> None:
     for step in (0, 20, 20, 15):
         shop.pass_by(step)
         granted.clear()
-        at_once(caller, 24)
+        at_once(caller)
         found.append(sum(granted.values()))
     assert found == free
     assert shop.used("bursts") == sum(free)
@@ -162,7 +165,7 @@ def test_features_are_consumed_in_lockstep() -> None:
         while shop.consume(names.next(), *items, process=number % PROCESSES).status is Status.CONSUMED:
             granted[number] += 1
 
-    at_once(caller, 24)
+    at_once(caller)
     assert sum(granted.values()) == 60
     assert [shop.used(feature) for feature in ("tokens", "bursts", "calls")] == [180, 60, 60]
     shop.recount()
@@ -188,7 +191,7 @@ def test_a_limit_that_changes_while_callers_ask_is_the_limit_at_last() -> None:
             elif last:
                 return
 
-    at_once(caller, 24)
+    at_once(caller)
     assert sum(granted.values()) == shop.used() == 200
     shop.override("300", enabled=False)
     assert all(
@@ -211,8 +214,8 @@ def test_one_id_from_all_callers_counts_once(database: Engine) -> None:
         ) -> None:
             found.append(shop.consume(name, *items, process=number % PROCESSES).status)
 
-        at_once(caller, 24)
-        assert Counter(found) == {Status.CONSUMED: 1, Status.DUPLICATE: 23}
+        at_once(caller)
+        assert Counter(found) == {Status.CONSUMED: 1, Status.DUPLICATE: CALLERS - 1}
     assert [shop.used(), shop.used("bursts")] == [10, 10]
     ends: list[Status] = []
     shop.reserve("r", 7)
@@ -233,6 +236,21 @@ def test_the_window_of_a_rate_is_never_passed_by_a_clock_that_is_off() -> None:
     assert granted == {0: 60, 1: 60}
 
 
+@pytest.mark.parametrize("algorithm", list(RateAlgorithm))
+@pytest.mark.usefixtures("database")
+def test_a_request_that_took_long_to_decide_finds_no_second_window(algorithm: RateAlgorithm) -> None:
+    """By its own time several windows have ended since, whose counts are forgotten: it is counted in the newest."""
+    shop, names = Shop(rate=Rate(D(20), 1, algorithm), processes=2, archive=False), Names()
+    granted = Counter[int]()
+    for _ in range(50):
+        granted[0] += shop.consume(names.next(), ("bursts", 1)).status is Status.CONSUMED
+        shop.pass_by(-3)
+        granted[3] += shop.consume(names.next(), ("bursts", 1), process=1).status is Status.CONSUMED
+        shop.pass_by(3)
+    assert granted[0] + granted[3] == shop.used("bursts") == 20
+    assert shop.check("bursts").remaining == 0
+
+
 def test_a_refusal_is_remembered_until_there_is_room_again(database: Engine) -> None:
     """Without a call to the database; an id that may have been counted is asked for all the same."""
     shop = Shop(archive=False)
@@ -250,3 +268,36 @@ def test_a_refusal_is_remembered_until_there_is_room_again(database: Engine) -> 
     seconds = Fraction((replace(denied.decisions[0]).retry_at or shop.now).timestamp()) - Fraction(shop.now.timestamp())
     shop.pass_by(float(seconds))
     assert shop.consume(identity(300, shop.now), ("bursts", 1), local=True).status is Status.CONSUMED
+
+
+@pytest.mark.parametrize("algorithm", list(RateAlgorithm))
+def test_what_is_refused_from_memory_is_told_as_the_database_would_tell_it(
+    database: Engine, algorithm: RateAlgorithm
+) -> None:
+    """What is left by now, and when as much as this request asks for fits: to the second, whatever was denied first."""
+    shop = Shop(rate=Rate(D(60), 60, algorithm), archive=False)
+    shop.consume(identity(1), ("bursts", 59), local=True)
+    shop.pass_by(3)
+    assert shop.consume(identity(2, shop.now), ("bursts", 12), local=True).status is Status.DENIED
+    shop.pass_by(2.5)
+    for number, quantity in enumerate((12, 40, 60, 61, 10)):
+        before = database.total().calls
+        answer = shop.consume(identity(10 + number, shop.now), ("bursts", quantity), local=True)
+        assert (answer.status, database.total().calls) == (Status.DENIED, before)
+        (told,), asked = answer.decisions, shop.check("bursts", quantity)
+        assert told == asked
+        assert decision_headers(told, shop.now) == decision_headers(asked, shop.now)
+
+
+def test_terms_that_end_by_themselves_are_not_refused_from_memory(database: Engine) -> None:
+    """An override that expires gives the plan's rate back at that instant, without a word to a warm function."""
+    shop = Shop(archive=False)
+    made = Override(rate=Rate(D(1), 60), expires_at=shop.now + timedelta(seconds=5))
+    set_override(shop.catalog, "ada", "bursts", made, gates=shop.start(), clock=lambda: shop.now)
+    found: list[Status] = []
+    for step in (0, 4.5, 0.499999, 0.000001):
+        shop.pass_by(step)
+        name = identity(len(found), shop.now + timedelta(seconds=3))
+        found.append(shop.consume(name, ("bursts", 1), local=True).status)
+    assert found == [Status.CONSUMED, Status.DENIED, Status.DENIED, Status.CONSUMED]
+    assert database.total().calls > 0

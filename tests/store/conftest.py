@@ -13,6 +13,7 @@ from tests.conftest import create_tables
 def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All tables exist and are empty while the test runs."""
     monkeypatch.setattr("tollgate.metering.counters._WORKERS", 1)  # moto is not thread-safe
+    monkeypatch.setattr("tollgate.recovery.store._READERS", 1)
     with mock_aws():
         create_tables(boto3.client("dynamodb"))
         yield

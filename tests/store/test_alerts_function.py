@@ -116,7 +116,7 @@ def test_what_cannot_be_delivered_is_written_down_and_the_alert_is_told(world: W
     assert (deliver.operation, deliver.arguments) == ("deliver_webhook", event | {"webhook": "w2"})
     assert (publish.operation, publish.arguments) == ("publish_event", event)
     for record in (deliver, publish):
-        assert (record.type, record.status, record.customer) == (ErrorType.SYSTEM_ERROR, Status.PENDING, "acme")
+        assert (record.type, record.status, record.customer) == (ErrorType.DELIVERY_FAILED, Status.PENDING, "acme")
         assert "whsec" not in str(record)
     assert world.deliver()
     assert world.told() == []

@@ -235,8 +235,8 @@ def test_a_command_that_cannot_do_it_says_why(
 @pytest.mark.usefixtures("tables")
 def test_the_tables_of_a_deployment_are_found_by_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its outputs name them; a stack that is not there, or is none of ours, is told."""
-    names = {name: os.environ[name] for name in ("CATALOG_TABLE", "USAGE_TABLE")}
-    outputs = {"CatalogTableName": {"Value": names["CATALOG_TABLE"]}, "UsageTableName": {"Value": names["USAGE_TABLE"]}}
+    names = {name: os.environ[name] for name in ("CATALOG_TABLE", "USAGE_TABLE", "RECOVERY_TABLE")}
+    outputs = {f"{name.partition('_')[0].capitalize()}TableName": {"Value": names[name]} for name in names}
     for stack, told in (("ours", outputs), ("other", {})):
         body = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": told}
         boto3.client("cloudformation").create_stack(StackName=stack, TemplateBody=json.dumps(body))

@@ -93,7 +93,7 @@ def error(key: str) -> ErrorRecord:
 
 def unresolved() -> int:
     """How many error records are not resolved."""
-    return sum(1 for error_type in ErrorType for _ in DynamoRecovery().unresolved(error_type))
+    return sum(1 for _ in DynamoRecovery().unresolved())
 
 
 def test_a_poisoned_message_comes_again_and_its_neighbours_are_counted(deliver: Deliver) -> None:
@@ -109,6 +109,7 @@ def test_a_poisoned_message_comes_again_and_its_neighbours_are_counted(deliver: 
     assert found.arguments["reason"] == "unreadable"
     assert "NaN is not a JSON value" in found.error
     assert (found.context["queue"], found.context["message_id"]) == (QUEUE, "m2")
+    assert (found.context["function"], found.context["request_id"]) == ("sample", CONTEXT.aws_request_id)
     assert found.context["excerpt"].startswith('{"id": "e2"')
     assert "sk_live" not in found.context["excerpt"]
 
@@ -119,6 +120,7 @@ def test_events_that_do_not_count_are_written_down_and_their_message_is_done(del
     events = [GOOD | {"quantity": "2"}, GOOD | {"id": "e2", "customer": "eve"}, GOOD | {"id": "e3", "quantity": 0.5}]
     for _ in range(2):
         assert deliver(record("m2", events)) == []
+    assert error("m2/0").arguments["received_at"]
     lost = error("m2/0").arguments["events"]
     assert [one["reason"] for one in lost] == ["conflict", "customer_not_found", "invalid"]
     assert [one["event"]["id"] for one in lost] == ["e1", "e2", "e3"]

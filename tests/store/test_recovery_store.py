@@ -7,11 +7,12 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.unit.fakes_recovery import NOW, MemoryRecovery
+from tests.unit.fakes_recovery import NOW, MemoryRecovery, Retries
 from tollgate.kernel.dynamodb import RecoveryTable
 from tollgate.kernel.errors import Conflict
+from tollgate.recovery.circuits import Circuit, after_answer, after_outage
+from tollgate.recovery.ledger import Filter, Recovery, Unresolved
 from tollgate.recovery.model import (
-    POLICIES,
     ErrorRecord,
     ErrorType,
     HistoryEntry,
@@ -22,8 +23,11 @@ from tollgate.recovery.model import (
     claim,
     move,
 )
-from tollgate.recovery.service import Operation, Recovery, Unresolved, sweep
+from tollgate.recovery.operations import Operation
+from tollgate.recovery.policies import DEFAULTS
+from tollgate.recovery.processor import Processor
 from tollgate.recovery.store import DynamoRecovery
+from tollgate.recovery.strategies import Policy, Strategy
 
 MINUTE = timedelta(minutes=1)
 
@@ -47,7 +51,7 @@ def new(record_id: str = "err_1", status: Status = Status.PENDING, **over: Any) 
         customer="acme",
         subscription=None,
         context={},
-        policy=POLICIES[ErrorType.PAYMENT_FAILED],
+        policy=DEFAULTS[ErrorType.PAYMENT_FAILED],
         status=status,
         outcome=Outcome.FAILED,
         error="declined",
@@ -204,7 +208,7 @@ def test_what_waits_for_a_person_or_is_final_is_never_due(store: Recovery, statu
     assert list(store.due(NOW + timedelta(days=1_000))) == []
 
 
-def test_unresolved_are_the_records_of_a_type_the_oldest_first(store: Recovery) -> None:
+def test_unresolved_are_the_records_that_are_not_settled(store: Recovery) -> None:
     """With what the report needs of each; resolved ones are gone."""
     store.put(new("err_1"))
     store.put(new("err_2", status=Status.MANUAL, created_at=NOW - MINUTE))
@@ -214,10 +218,152 @@ def test_unresolved_are_the_records_of_a_type_the_oldest_first(store: Recovery) 
     store.change(record, failed(record))
     record = claimed(store, "err_3")
     store.change(record, failed(record, to=Status.RESOLVED))
-    assert list(store.unresolved(ErrorType.PAYMENT_FAILED)) == [
+    claimed(store, "err_4")
+    assert sorted(store.unresolved(), key=lambda one: one.status) == [
         Unresolved(ErrorType.PAYMENT_FAILED, Status.MANUAL, 0, NOW - MINUTE),
         Unresolved(ErrorType.PAYMENT_FAILED, Status.PENDING, 1, NOW),
+        Unresolved(ErrorType.SYSTEM_ERROR, Status.RETRYING, 0, NOW),
     ]
+
+
+# What is tried for the first time
+
+
+def begun(record_id: str = "err_1") -> ErrorRecord:
+    """An operation that is written down before its first try."""
+    history = (HistoryEntry(NOW, None, Status.RETRYING, "system", "begun"),)
+    first: dict[str, Any] = {"outcome": None, "error": "", "next_retry_at": None, "lease": lease("system")}
+    return replace(new(record_id), status=Status.RETRYING, history=history, **first)
+
+
+def test_what_is_tried_for_the_first_time_is_due_when_its_lease_ends_and_shown_nowhere(store: Recovery) -> None:
+    """It is no error."""
+    record = begun()
+    assert store.put(record)
+    assert store.get("err_1") == record
+    assert (list(store.unresolved()), store.find(Filter(), after=None, limit=10)) == ([], ([], None))
+    assert list(store.due(NOW + 5 * MINUTE)) == ["err_1"]
+
+
+def test_what_succeeded_at_once_leaves_nothing(store: Recovery) -> None:
+    """Its id is free again."""
+    store.put(begun())
+    store.forget(begun())
+    assert store.get("err_1") is None
+    assert list(store.due(NOW + 5 * MINUTE)) == []
+    assert store.put(begun())
+
+
+def test_an_error_is_never_forgotten(store: Recovery) -> None:
+    """Neither one that was one from the start nor one whose first run died."""
+    store.put(new("err_1"))
+    store.put(begun("err_2"))
+    taken = claimed(store, "err_2", minute=5)
+    for record in (new("err_1"), begun("err_2"), taken):
+        with pytest.raises(Conflict):
+            store.forget(record)
+    assert (store.get("err_1"), store.get("err_2")) == (new("err_1"), taken)
+
+
+def test_a_first_try_that_failed_is_an_error_like_others(store: Recovery) -> None:
+    """With the type, the policy and the context that the failure gave it."""
+    store.put(begun())
+    policy = Policy(Strategy.FIXED_INTERVAL, 3, base=7)
+    known: dict[str, Any] = {"type": ErrorType.INSUFFICIENT_FUNDS, "policy": policy, "context": {"a": 1}}
+    after = move(
+        replace(begun(), outcome=Outcome.FAILED, error="no money", **known),
+        Status.PENDING,
+        at=NOW,
+        actor="system",
+        note="failed",
+    )
+    store.change(begun(), after)
+    assert store.get("err_1") == after
+    assert store.find(Filter(type=ErrorType.INSUFFICIENT_FUNDS), after=None, limit=10) == ([after], None)
+
+
+# Lists
+
+
+@pytest.fixture
+def listed(store: Recovery) -> dict[str, ErrorRecord]:
+    """Twelve records, each a minute younger than the one before, in several ways."""
+    manual = Policy(Strategy.MANUAL, 0)
+    for number in range(12):
+        kind = {"type": ErrorType.VALIDATION_ERROR, "policy": manual} if number % 3 == 0 else {}
+        status = Status.MANUAL if number % 3 == 0 else Status.PENDING
+        owner = {"customer": "ada" if number % 2 else "ben", "subscription": f"sub_{number % 4}"}
+        store.put(new(f"err_{number:02}", status, created_at=NOW + number * MINUTE, **kind, **owner))
+    record = claimed(store, "err_01")
+    store.change(record, failed(record, to=Status.RESOLVED))
+    found = {name: store.get(name) for name in (f"err_{number:02}" for number in range(12))}
+    return {name: record for name, record in found.items() if record}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Filter(),
+        Filter(status=Status.PENDING),
+        Filter(status=Status.RESOLVED),
+        Filter(status=Status.DISCARDED),
+        Filter(type=ErrorType.VALIDATION_ERROR),
+        Filter(type=ErrorType.PAYMENT_FAILED, status=Status.RESOLVED),
+        Filter(type=ErrorType.PAYMENT_FAILED, status=Status.PENDING),
+        Filter(customer="ada"),
+        Filter(customer="ada", type=ErrorType.VALIDATION_ERROR),
+        Filter(subscription="sub_1"),
+        Filter(subscription="sub_1", customer="ben"),
+        Filter(strategy=Strategy.MANUAL),
+        Filter(strategy=Strategy.MANUAL, customer="ben", status=Status.MANUAL),
+        Filter(customer="nobody"),
+    ],
+    ids=repr,
+)
+def test_a_list_is_what_the_filter_takes_the_newest_first_in_pages(
+    store: Recovery, listed: dict[str, ErrorRecord], wanted: Filter
+) -> None:
+    """Whatever the size of a page, none is left out and none comes twice; the last page says that it is."""
+    expected = [record for record in reversed(listed.values()) if wanted.takes(record)]
+    for size in (1, 2, 5, 100):
+        found: list[ErrorRecord] = []
+        after: str | None = None
+        for _ in range(50):
+            page, after = store.find(wanted, after=after, limit=size)
+            assert len(page) <= size
+            found += page
+            if after is None:
+                break
+        assert found == expected
+
+
+# Circuits
+
+
+def test_a_circuit_is_kept_for_all_runs(store: Recovery) -> None:
+    """One that nobody wrote is closed."""
+    first = store.circuit("stripe")
+    assert first == Circuit("stripe")
+    circuit = first
+    for _ in range(6):
+        changed = after_outage(circuit, NOW)
+        assert store.change_circuit(circuit, changed)
+        circuit = store.circuit("stripe")
+        assert circuit == changed
+    assert store.change_circuit(circuit, after_answer(circuit))
+    assert store.circuit("stripe").open_until is None
+    assert store.circuit("wallet") == Circuit("wallet")
+
+
+def test_of_two_changes_of_a_circuit_one_is_written(store: Recovery) -> None:
+    """The other saw it as it was."""
+    seen = store.circuit("stripe")
+    assert store.change_circuit(seen, after_outage(seen, NOW))
+    assert not store.change_circuit(seen, after_outage(seen, NOW))
+    once = store.circuit("stripe")
+    assert store.change_circuit(once, after_outage(once, NOW))
+    assert not store.change_circuit(once, after_answer(once))
+    assert store.circuit("stripe").failures == 2
 
 
 def test_a_sweep_over_the_store_resolves_what_is_due(store: Recovery) -> None:
@@ -225,25 +371,26 @@ def test_a_sweep_over_the_store_resolves_what_is_due(store: Recovery) -> None:
     for number in range(5):
         store.put(new(f"err_{number}"))
     operation = Operation("collect", lambda _arguments, _key: None)
-    result = sweep(store, {"collect": operation}, lambda: NOW, lambda: 5 * MINUTE)
-    assert result.counts() == {
-        "claimed": 5, "resolved": 5, "rescheduled": 0, "escalated": 0, "lost": 0, "stopped_early": 0,
-        "faults": 0,
-    }  # fmt: skip
-    assert list(store.unresolved(ErrorType.PAYMENT_FAILED)) == []
+    result = Processor(store, {"collect": operation}, lambda: NOW, lambda: 5 * MINUTE, Retries()).sweep()
+    assert {name: count for name, count in result.counts().items() if count} == {"claimed": 5, "resolved": 5}
+    assert list(store.unresolved()) == []
 
 
 @pytest.mark.usefixtures("tables")
-def test_the_indexes_are_sparse() -> None:
-    """The items of history and tries, and of what is resolved, are in no index and cost nothing there."""
+def test_the_indexes_hold_records_and_nothing_else() -> None:
+    """History, tries, circuits and what is tried for the first time are in none but the last, which is due one day."""
     store = DynamoRecovery()
     store.put(new("err_pending", subscription="sub_1"))
-    store.put(new("err_manual", status=Status.MANUAL))
+    store.put(new("err_manual", status=Status.MANUAL, customer=None))
     store.put(new("err_resolved"))
     record = claimed(store, "err_resolved")
     store.change(record, failed(record, to=Status.RESOLVED))
-    assert indexed("due") == ["err_pending"]
-    assert indexed("unresolved") == ["err_manual", "err_pending"]
+    store.put(begun("err_begun"))
+    circuit = store.circuit("stripe")
+    store.change_circuit(circuit, after_outage(circuit, NOW))
+    assert indexed("due") == ["err_begun", "err_pending"]
+    assert indexed("status") == indexed("type") == ["err_manual", "err_pending", "err_resolved"]
+    assert indexed("customer") == ["err_pending", "err_resolved"]
     assert indexed("subscription") == ["err_pending"]
 
 
@@ -256,13 +403,12 @@ def indexed(name: str) -> list[str]:
 
 @pytest.mark.usefixtures("tables")
 def test_the_indexes_are_read_to_their_last_page() -> None:
-    """More than a megabyte of keys is found in full."""
+    """More than a page of entries is found in full."""
     store = DynamoRecovery()
     client = boto3.client("dynamodb")
-    subscription = "x" * 1_000
     for number in range(1_100):
-        keys = {"pk": f"err_{number}", "sk": "R", "unresolved_type": "system_error", "status": "manual"}
-        keys |= {"created_at": "2026-01-31T09:30:00.000000Z", "strategy": subscription}
+        keys = {"pk": f"err_{number}", "sk": "R", "listed_status": "manual#0", "type": "system_error"}
+        keys |= {"listed_at": f"2026-01-31T09:30:00.000000Z#err_{number}", "strategy": "manual"}
         item: dict[str, Any] = {name: {"S": value} for name, value in keys.items()}
         client.put_item(TableName=RecoveryTable.Meta.table_name, Item=item | {"attempts": {"N": "1"}})
-    assert sum(1 for _ in store.unresolved(ErrorType.SYSTEM_ERROR)) == 1_100
+    assert sum(1 for _ in store.unresolved()) == 1_100

@@ -80,6 +80,14 @@ WRITES = {
         ("POST", "/v1/reservations/r-2/release", {}),
         ("GET", "/v1/customers/acme/entitlements", {}),
     ],
+    "recovery-api": [
+        ("GET", "/v1/errors/err_1", {}),
+        ("GET", "/v1/errors/report", {}),
+        ("POST", "/v1/errors/err_1/escalate", {"note": "mine"}),
+        ("POST", "/v1/errors/err_1/retry", {}),
+        ("POST", "/v1/errors/retry", {"filter": {"type": "state_transition_error"}, "note": "again"}),
+        ("POST", "/v1/errors/discard", {"filter": {"customer": "acme"}, "note": "of no use"}),
+    ],
     "catalog-api": [
         ("POST", "/v1/subscriptions", {"id": "sub-2", "customer": "acme", "plan": "web"}),
         ("PUT", "/v1/customers/acme/overrides/requests", QUOTA),
@@ -207,6 +215,20 @@ def test_the_retry_processor_deals_with_what_is_due(invoke: Invoke) -> None:
     assert record.status is Status.MANUAL
 
 
+def test_the_retry_processor_tries_what_a_message_names(invoke: Invoke) -> None:
+    """At once."""
+    assert invoke("retry_processor-sqs") == {"batchItemFailures": []}
+    record = DynamoRecovery().get("err_1")
+    assert record is not None
+    assert record.status is Status.MANUAL
+
+
+def test_recovery_lists_what_is_pending_of_a_customer(invoke: Invoke) -> None:
+    """With all that is known of it."""
+    [item] = body(invoke("recovery-api"))["items"]
+    assert (item["id"], item["operation"], item["history"][0]["to"]) == ("err_1", "collect", "pending")
+
+
 @pytest.mark.parametrize(("name", "why"), [("error_report-sns", "ALARM"), ("error_report-schedule", "schedule")])
 def test_the_report_goes_out_on_the_alarm_and_every_day(invoke: Invoke, name: str, why: str) -> None:
     """It knows why it is sent."""
@@ -276,7 +298,8 @@ def actions(api: str, operation: str, request: dict[str, Any]) -> Iterator[tuple
         yield f"dynamodb:{operation}", table(request), partition_key(request)
     else:
         resources = {"PutMetricData": "*", "Publish": "OperationsTopic", "PutEvents": "EventsBus"}
-        yield f"{api}:{operation}", resources[operation], None
+        queue = request.get("QueueUrl", "").rpartition("/")[2]
+        yield f"{api}:{operation}", f"{queue.capitalize()}Queue" if queue else resources[operation], None
 
 
 def table(request: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import ROOT, TABLES
 from tollgate.catalog.store import DynamoOnce
-from tollgate.recovery.service import Report
+from tollgate.recovery.model import ErrorType
+from tollgate.recovery.report import Report
 from tools.routes import Route, routes_of
 
 Resources = dict[str, dict[str, Any]]
@@ -81,19 +82,31 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         },
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
     },
+    "Recovery": {
+        "RecoveryLogs": LOGS,
+        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "RecoveryTable/index/status": {"dynamodb:Query"},
+        "RecoveryTable/index/type": {"dynamodb:Query"},
+        "RecoveryTable/index/customer": {"dynamodb:Query"},
+        "RecoveryTable/index/subscription": {"dynamodb:Query"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "RetriesQueue": {"sqs:SendMessage"},
+    },
     "RetryProcessor": {
         "RetryProcessorLogs": LOGS,
-        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "RecoveryTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
         "RecoveryTable/index/due": {"dynamodb:Query"},
-        "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "RecoveryTable/index/status": {"dynamodb:Query"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
         "EventsBus": {"events:PutEvents"},
         "*": {"cloudwatch:PutMetricData"},
+        "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "EventsQueue": {"sqs:SendMessage"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "ErrorReport": {
         "ErrorReportLogs": LOGS,
-        "RecoveryTable/index/unresolved": {"dynamodb:Query"},
+        "RecoveryTable/index/status": {"dynamodb:Query"},
         "OperationsTopic": {"sns:Publish"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
@@ -130,6 +143,7 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Entitlements", "UsageTable", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"): ["HEAD#*"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
+    ("Recovery", "CatalogTable"): ["SECRET"],
     ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
@@ -141,9 +155,11 @@ QUEUES = (
     "EventsDeadLetterQueue",
     "AlertsQueue",
     "AlertsDeadLetterQueue",
+    "RetriesQueue",
+    "RetriesDeadLetterQueue",
     "InvocationsDeadLetterQueue",
 )
-CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts")]
+CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts"), ("Retries", "RetryProcessor")]
 
 
 def arn(name: str) -> dict[str, Any]:
@@ -536,10 +552,48 @@ def test_what_waits_in_a_dead_letter_queue_or_fails_in_a_sweep_is_told(resources
     assert watched["ApproximateNumberOfMessagesVisible"] == [
         {"Fn::GetAtt": ["EventsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["AlertsDeadLetterQueue", "QueueName"]},
+        {"Fn::GetAtt": ["RetriesDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["InvocationsDeadLetterQueue", "QueueName"]},
     ]
     assert watched["Errors"] == [{"Ref": "RetryProcessorFunction"}]
     assert all(alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}] for alarm in alarms.values())
+
+
+# Dashboard
+
+
+def shown_metrics(resources: Resources) -> list[list[Any]]:
+    """Every metric of the dashboard, without its label."""
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::ToJsonString"]
+    return [one[:-1] for widget in body["widgets"] for one in widget["properties"]["metrics"]]
+
+
+def test_the_dashboard_shows_every_function_queue_and_type_of_error(resources: Resources) -> None:
+    """One that is added is not forgotten there."""
+    shown_there = shown_metrics(resources)
+    for metric in ("Errors", "Duration"):
+        functions = [one[-1]["Ref"] for one in shown_there if one[1] == metric]
+        assert set(functions) == set(of_type(resources, "AWS::Lambda::Function"))
+    queues = {one[-1]["Fn::GetAtt"][0] for one in shown_there if one[0] == "AWS/SQS" and "Oldest" in one[1]} | {
+        one[-1]["Fn::GetAtt"][0] for one in shown_there if one[0] == "AWS/SQS" and "Visible" in one[1]
+    }
+    assert queues == set(of_type(resources, "AWS::SQS::Queue"))
+    assert {one[-1] for one in shown_there if "Type" in one} == set(ErrorType)
+
+
+def test_the_dashboard_shows_what_is_published_and_nothing_else(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt metric would be an empty graph."""
+    counted = set()
+    for path in (*ROOT.glob("functions/*/app.py"), *ROOT.glob("layers/common/tollgate/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "count":
+                counted |= {keyword.arg for keyword in node.keywords}
+    put = {one["MetricName"] for one in metrics(monkeypatch)["MetricData"]}
+    ours = [one for one in shown_metrics(resources) if one[0] == "Tollgate"]
+    assert {one[1] for one in ours} == counted | put
+    assert all(one[2:4] == ["Stage", {"Ref": "Stage"}] for one in ours)
 
 
 def test_operations_get_mail_only_where_an_address_is_given(translated: dict[str, Any], resources: Resources) -> None:

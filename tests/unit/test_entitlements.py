@@ -284,6 +284,19 @@ def test_each_algorithm_gives_the_limit_back_in_its_own_way(algorithm: RateAlgor
     assert ask(D(left) + D("0.001")).reason is Reason.RATE_LIMITED
 
 
+def test_a_full_bucket_has_nothing_to_wait_for() -> None:
+    """So that its answer stays the same as long as it is not used: whoever asks for flags again is told so."""
+    rate = replace(RATE, algorithm=RateAlgorithm.TOKEN_BUCKET)
+    state = record(RateState(), rate, NOW, D(10))
+    terms = replace(TERMS[FeatureType.RATE], rate=rate)
+    told = [
+        decide(subscription(), terms, D(1), now=NOW + timedelta(seconds=after), state=state) for after in (59, 60, 61.5)
+    ]
+    assert [one.resets_at for one in told] == [NOW + timedelta(seconds=60), None, None]
+    assert told[1] == told[2]
+    assert decision_headers(told[2], NOW + timedelta(seconds=61.5))["RateLimit"] == '"rate";r=10;t=0'
+
+
 # Subscriptions
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_rates import BUCKET, FIXED, GRAIN, MICROSECOND, SLIDING, START, seconds
+from tests.unit.test_rates import BUCKET, FIXED, GRAIN, MICROSECOND, MILLISECOND, SECOND, SLIDING, START, seconds
 from tollgate.catalog.model import Rate, RateAlgorithm
 from tollgate.metering.rates import RateState, admit, ceiling, retry_at, seconds_of, use
 
@@ -59,6 +59,52 @@ def test_no_stretch_as_long_as_the_window_sees_more_than_the_rule_says(
             window = at // rate.window_seconds
             in_windows[window] = in_windows.get(window, Fraction()) + quantity
         assert max(in_windows.values(), default=0) <= rate.limit
+
+
+@given(
+    rates,
+    st.lists(st.tuples(st.integers(-8_000, 8_000), st.decimals(min_value=0, max_value=12, places=2)), max_size=60),
+)
+def test_clocks_that_disagree_pass_no_more_than_their_windows_hold(rate: Rate, some: list[tuple[int, Decimal]]) -> None:
+    """Each asks by a clock of its own, thousandths of a window from the others': what is forgotten is never given."""
+    state, passed, clocks = RateState(), D(0), [START]
+    for later, quantity in some:
+        clocks.append(START + later * rate.window_seconds * MILLISECOND)
+        after = admit(state, rate, clocks[-1], quantity)
+        if after is not None:
+            assert not quantity or after != state
+            passed, state = passed + quantity, after
+    if rate.algorithm is BUCKET:
+        windows = 1 + (seconds(max(clocks)) - seconds(min(clocks))) / rate.window_seconds
+    else:
+        windows = Fraction(len({seconds(clock) // rate.window_seconds for clock in clocks}))
+    assert Fraction(passed) <= Fraction(rate.limit) * windows + len(some) * GRAIN
+
+
+@pytest.mark.parametrize("before", [Rate(D(5), 60, algorithm) for algorithm in RateAlgorithm])
+@pytest.mark.parametrize("after", [Rate(D(5), 3_600, algorithm) for algorithm in RateAlgorithm])
+def test_a_window_of_another_length_is_begun_by_whoever_comes_first(before: Rate, after: Rate) -> None:
+    """Though its clock is behind what the figures of the old window tell of."""
+    state = admit(RateState(), before, START, D(5))
+    assert state is not None
+    found = []
+    for behind in (59, 0, 0, 0, 0, 0, 0):
+        next_state = admit(state, after, START - behind * SECOND, D(1))
+        found.append(next_state is not None)
+        state = next_state or state
+    assert found == [True] * 5 + [False] * 2
+
+
+@pytest.mark.parametrize("algorithm", [FIXED, SLIDING])
+def test_a_clock_that_is_far_behind_is_told_of_the_newest_window(algorithm: RateAlgorithm) -> None:
+    """What is used, and when to come back: the window it believes in is forgotten."""
+    rate = Rate(D(5), 60, algorithm)
+    state = admit(RateState(), rate, START, D(5))
+    assert state is not None
+    behind = START - 61 * SECOND
+    assert (use(state, rate, behind).used, use(state, rate, behind).resets_at) == (D(5), START + 60 * SECOND)
+    assert admit(state, rate, behind, D(1)) is None
+    assert retry_at(state, rate, behind, D(1)) == retry_at(state, rate, START, D(1))
 
 
 @given(rates, steps)

@@ -5,13 +5,10 @@ from datetime import timedelta
 from itertools import product
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.unit.fakes_recovery import NOW
 from tollgate.kernel.errors import Conflict
 from tollgate.recovery.model import (
-    POLICIES,
     TRANSITIONS,
     UNRESOLVED,
     ErrorRecord,
@@ -19,15 +16,13 @@ from tollgate.recovery.model import (
     HistoryEntry,
     Lease,
     Outcome,
-    Policy,
     Status,
-    Strategy,
     Try,
     claim,
     move,
-    next_delay,
     require_transition,
 )
+from tollgate.recovery.strategies import Policy, Strategy
 
 BACKOFF = Policy(Strategy.EXPONENTIAL_BACKOFF, 5, base=60, cap=300)
 SECOND = timedelta(seconds=1)
@@ -79,9 +74,17 @@ def test_every_unresolved_status_leads_to_resolved() -> None:
     assert {status for status in Status if not TRANSITIONS[status]} == set(Status) - UNRESOLVED
 
 
-def test_only_a_claimed_record_can_be_settled_by_a_run() -> None:
-    """Retrying is entered from pending alone."""
-    assert [status for status in Status if Status.RETRYING in TRANSITIONS[status]] == [Status.PENDING]
+def test_only_a_due_record_can_be_claimed_by_a_run() -> None:
+    """Retrying is entered from pending, and from a lease that has ended."""
+    entered = [status for status in Status if Status.RETRYING in TRANSITIONS[status]]
+    assert entered == [Status.PENDING, Status.RETRYING]
+
+
+def test_what_has_no_outcome_is_being_tried() -> None:
+    """An error without one would be shown nowhere."""
+    assert replace(claimed(), outcome=None).status is Status.RETRYING
+    with pytest.raises(ValueError, match="has no outcome"):
+        replace(pending(), outcome=None)
 
 
 def test_a_pending_record_that_is_never_due_cannot_exist() -> None:
@@ -90,39 +93,6 @@ def test_a_pending_record_that_is_never_due_cannot_exist() -> None:
         replace(pending(), next_retry_at=None)
     with pytest.raises(ValueError, match="forgotten"):
         replace(claimed(), lease=None)
-
-
-def test_every_error_type_has_a_policy() -> None:
-    """No kind of failure is without a rule."""
-    assert set(POLICIES) == set(ErrorType)
-
-
-@given(attempt=st.integers(0, 4_000), share=st.floats(0, 1, exclude_max=True))
-def test_a_backoff_lies_between_zero_and_its_doubling_ceiling(attempt: int, share: float) -> None:
-    """Full jitter: random x min(cap, base x 2^attempt), however many tries there were."""
-    policy = replace(BACKOFF, max_attempts=5_000)
-    delay = next_delay(policy, attempt, lambda: share)
-    assert delay is not None
-    assert timedelta(0) <= delay <= timedelta(seconds=min(300, 60 * 2 ** min(attempt, 10)))
-
-
-def test_a_backoff_doubles_until_the_cap() -> None:
-    """At the top of the jitter the delays are 60, 120, 240, then 300 seconds."""
-    delays = [next_delay(BACKOFF, attempt, lambda: 1) for attempt in range(5)]
-    assert delays == [timedelta(seconds=seconds) for seconds in (60, 120, 240, 300, 300)]
-
-
-@given(policy=st.sampled_from(sorted(POLICIES.values(), key=str)), attempt=st.integers(0, 20))
-def test_a_policy_ends_after_its_last_try(policy: Policy, attempt: int) -> None:
-    """There is a delay exactly as long as a try is left."""
-    assert (next_delay(policy, attempt, lambda: 0.5) is not None) == (attempt < policy.max_attempts)
-
-
-def test_a_fixed_interval_and_an_immediate_try_have_no_jitter() -> None:
-    """Their delays do not depend on chance or on the number of tries."""
-    fixed, immediate = Policy(Strategy.FIXED_INTERVAL, 3, base=90), Policy(Strategy.IMMEDIATE, 3)
-    assert {next_delay(fixed, attempt, lambda: 0.1) for attempt in range(3)} == {timedelta(seconds=90)}
-    assert {next_delay(immediate, attempt, lambda: 0.1) for attempt in range(3)} == {timedelta(0)}
 
 
 def test_a_claim_leases_the_record_and_is_written_in_its_history() -> None:

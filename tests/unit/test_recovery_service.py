@@ -7,23 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.unit.fakes_recovery import NOW, Clock, MemoryRecovery
-from tollgate.kernel.errors import Conflict
-from tollgate.recovery.model import POLICIES, ErrorRecord, ErrorType, Lease, Outcome, Status, claim
-from tollgate.recovery.service import (
-    Operation,
-    OutcomeUnknown,
-    SweepResult,
-    record_error,
-    report,
-    report_text,
-    report_to_dict,
-    resolve,
-    sweep,
-)
+from tests.unit.fakes_recovery import NOW, Clock, MemoryRecovery, Retries
+from tollgate.kernel.errors import Conflict, InvalidInput
+from tollgate.recovery.model import ErrorRecord, ErrorType, Lease, Outcome, Status, claim
+from tollgate.recovery.operations import Operation, OperationFailed, OutcomeUnknown
+from tollgate.recovery.policies import DEFAULTS
+from tollgate.recovery.processor import Processor, Run
+from tollgate.recovery.report import report, report_text, report_to_dict
+from tollgate.recovery.service import record_error, resolve
 
 DAY = timedelta(days=1)
-Run = Callable[[Mapping[str, Any], str], object]
+Call = Callable[[Mapping[str, Any], str], object]
 
 
 @pytest.fixture
@@ -49,21 +43,31 @@ def write(store: MemoryRecovery, clock: Clock, record_id: str | None = "err_1", 
         "context": {"provider": "wallet"},
         "error": ValueError("declined"),
     }
-    return record_error(store, clock=clock, id=record_id, random=lambda: 0.5, **(given | over))
+    return record_error(store, clock=clock, id=record_id, randbelow=half, **(given | over))
 
 
-def run_sweep(store: MemoryRecovery, clock: Clock, *operations: Operation) -> SweepResult:
-    """Sweep a day later, with time enough."""
+def half(below: int) -> int:
+    """Chance in the middle."""
+    return below // 2
+
+
+def processor(store: MemoryRecovery, clock: Clock, *operations: Operation, **over: Any) -> Processor:
+    """A processor with time enough."""
+    given: dict[str, Any] = {"time_left": lambda: timedelta(minutes=4), "retries": Retries(), "randbelow": half}
+    return Processor(store, {operation.name: operation for operation in operations}, clock, **(given | over))
+
+
+def run_sweep(store: MemoryRecovery, clock: Clock, *operations: Operation) -> Run:
+    """Sweep a day later."""
     clock.forward(DAY)
-    by_name = {operation.name: operation for operation in operations}
-    return sweep(store, by_name, clock, lambda: timedelta(minutes=4), random=lambda: 0.5)
+    return processor(store, clock, *operations).sweep()
 
 
 def succeeds(arguments: Mapping[str, Any], key: str) -> None:
     """An operation that works this time."""
 
 
-def fails(error: Exception) -> Run:
+def fails(error: Exception) -> Call:
     """An operation that fails."""
 
     def run(arguments: Mapping[str, Any], key: str) -> None:  # noqa: ARG001  an operation takes both
@@ -172,7 +176,7 @@ def test_after_the_last_try_a_person_decides(store: MemoryRecovery, clock: Clock
 def test_a_record_that_is_not_due_is_left_alone(store: MemoryRecovery, clock: Clock) -> None:
     """Its time has not come."""
     write(store, clock)
-    result = sweep(store, {}, clock, lambda: DAY)
+    result = processor(store, clock).sweep()
     assert (result.claimed, store.records["err_1"].revision) == (0, 1)
 
 
@@ -222,23 +226,23 @@ def test_while_it_cannot_be_known_nothing_is_tried(
 
 
 def test_an_unknown_outcome_that_cannot_be_asked_about_is_not_repeated(store: MemoryRecovery, clock: Clock) -> None:
-    """Without an idempotency key a second call could charge twice: a person decides."""
+    """A second call could charge twice: a person decides."""
     write(store, clock, error=TimeoutError())
     run_sweep(store, clock, Operation("collect", must_not_run))
     assert store.records["err_1"].status is Status.MANUAL
 
 
-def test_an_unknown_outcome_is_repeated_with_its_idempotency_key(store: MemoryRecovery, clock: Clock) -> None:
-    """The provider makes the second call the first."""
+def test_an_unknown_outcome_is_repeated_where_the_receiver_knows_it_again(store: MemoryRecovery, clock: Clock) -> None:
+    """As a webhook's does, by the event's id."""
     write(store, clock, error=TimeoutError())
-    run_sweep(store, clock, Operation("collect", succeeds, idempotency_key=lambda _arguments: "pay-1"))
+    run_sweep(store, clock, Operation("collect", succeeds, repeatable=True))
     assert store.records["err_1"].status is Status.RESOLVED
 
 
 def test_a_run_that_died_is_taken_over(store: MemoryRecovery, clock: Clock) -> None:
     """Its try counts, with an unknown outcome."""
     crash(store, clock)
-    run_sweep(store, clock, Operation("collect", succeeds, idempotency_key=lambda _arguments: "pay-1"))
+    run_sweep(store, clock, Operation("collect", succeeds, happened=lambda _arguments, _key: False))
     record = store.records["err_1"]
     assert [each.outcome for each in record.tries] == [Outcome.UNKNOWN, Outcome.SUCCEEDED]
     assert record.status is Status.RESOLVED
@@ -249,7 +253,7 @@ def test_a_record_that_kills_every_run_ends_with_a_person(store: MemoryRecovery,
     record = crash(store, clock)
     for _ in range(record.policy.max_attempts - 1):
         take_over(store, clock)
-    run_sweep(store, clock, Operation("collect", must_not_run, idempotency_key=lambda _arguments: "pay-1"))
+    run_sweep(store, clock, Operation("collect", must_not_run, happened=lambda _arguments, _key: False))
     record = store.records["err_1"]
     assert (record.status, record.attempts) == (Status.MANUAL, record.policy.max_attempts)
 
@@ -327,8 +331,10 @@ def test_a_sweep_stops_before_its_time_runs_out(store: MemoryRecovery, clock: Cl
     def collect(_arguments: Mapping[str, Any], _key: str) -> None:
         clock.forward(timedelta(seconds=20))
 
-    result = sweep(store, {"collect": Operation("collect", collect)}, clock, lambda: end - clock())
-    assert (result.resolved, result.stopped_early) == (2, True)
+    retries = Retries()
+    worker = processor(store, clock, Operation("collect", collect), time_left=lambda: end - clock(), retries=retries)
+    result = worker.sweep()
+    assert (result.resolved, result.stopped_early, retries.handed_on) == (2, True, 1)
     assert store.records["err_2"].revision == 1
 
 
@@ -390,8 +396,8 @@ def test_the_text_of_the_report_is_read_at_a_glance(store: MemoryRecovery, clock
         "  validation_error           1   1 manual; oldest 3 hours, 0 tries each\n"
         "\n"
         "What to do next\n"
-        "- Waiting for a person: 1. Each is a record of the recovery table,\n"
-        "  which says what failed, with what, and what was tried.\n"
+        "- Waiting for a person: 1. GET /v1/errors?status=manual lists them: what failed, with what, and\n"
+        "  what was tried. POST /v1/errors/{id}/retry, /resolve or /discard says what becomes of each.\n"
         "- Tried again automatically: 1. Nothing to do."
     )
 
@@ -431,5 +437,93 @@ def test_what_a_run_is_trying_is_not_resolved_behind_its_back(store: MemoryRecov
 
 def test_a_record_may_have_another_policy_than_its_type(store: MemoryRecovery, clock: Clock) -> None:
     """A system error that only a person can help with is not tried again."""
-    record = write(store, clock, error_type=ErrorType.SYSTEM_ERROR, policy=POLICIES[ErrorType.VALIDATION_ERROR])
+    record = write(store, clock, error_type=ErrorType.SYSTEM_ERROR, policy=DEFAULTS[ErrorType.VALIDATION_ERROR])
     assert (record.type, record.status, record.next_retry_at) == (ErrorType.SYSTEM_ERROR, Status.MANUAL, None)
+
+
+# What an operation says of its failure
+
+
+def test_a_failure_of_another_kind_changes_the_type_and_its_policy(store: MemoryRecovery, clock: Clock) -> None:
+    """A provider that was down, and then declines for funds: from now on it is tried daily."""
+    write(store, clock)
+    error = OperationFailed("no money", type=ErrorType.INSUFFICIENT_FUNDS)
+    run_sweep(store, clock, Operation("collect", fails(error)))
+    record = store.records["err_1"]
+    assert (record.type, record.policy) == (
+        ErrorType.INSUFFICIENT_FUNDS,
+        DEFAULTS[ErrorType.INSUFFICIENT_FUNDS],
+    )
+    assert (record.attempts, record.next_retry_at) == (1, clock() + DAY)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OperationFailed("stolen card", final=True), ErrorType.PAYMENT_FAILED),
+        (InvalidInput([]), ErrorType.VALIDATION_ERROR),
+    ],
+)
+def test_what_no_try_will_change_is_a_persons_at_once(
+    store: MemoryRecovery, clock: Clock, error: Exception, kind: ErrorType
+) -> None:
+    """A hard decline, and input that is wrong; whoever depends on it is told."""
+    write(store, clock)
+    told: list[str] = []
+    operation = Operation("collect", fails(error), exhausted=lambda arguments, _key: told.append(arguments["invoice"]))
+    run_sweep(store, clock, operation)
+    record = store.records["err_1"]
+    assert (record.status, record.type, record.attempts, told) == (Status.MANUAL, kind, 1, ["inv_1"])
+
+
+def test_who_depends_on_it_is_told_before_the_record_is_a_persons(store: MemoryRecovery, clock: Clock) -> None:
+    """A run that dies between the two is taken over, and tells again; it is never forgotten."""
+    write(store, clock, error_type=ErrorType.STATE_TRANSITION_ERROR)
+    statuses: list[Status] = []
+
+    def exhausted(_arguments: Mapping[str, Any], _key: str) -> None:
+        statuses.append(store.records["err_1"].status)
+        if len(statuses) == 1:
+            raise ConnectionError("the subscription cannot be reached")
+
+    operation = Operation("collect", fails(ValueError()), repeatable=True, exhausted=exhausted)
+    results = [run_sweep(store, clock, operation) for _ in range(7)]
+    assert statuses == [Status.RETRYING] * 2
+    assert [len(result.faults) for result in results] == [0, 0, 0, 0, 1, 0, 0]
+    assert store.records["err_1"].status is Status.MANUAL
+
+
+# At once
+
+
+def test_an_immediate_failure_is_queued_when_it_is_written_down(store: MemoryRecovery, clock: Clock) -> None:
+    """What waits for longer than a sweep is left to one, and so is every other strategy."""
+    retries = Retries()
+    write(store, clock, "err_1", error_type=ErrorType.REFUND_ERROR, retries=retries)
+    write(store, clock, "err_2", error_type=ErrorType.PAYMENT_FAILED, retries=retries)
+    write(store, clock, "err_1", error_type=ErrorType.REFUND_ERROR, retries=retries)
+    assert retries.announced == [("err_1", timedelta(0))]
+
+
+def test_an_immediate_failure_that_fails_again_is_queued_for_its_time(store: MemoryRecovery, clock: Clock) -> None:
+    """15 seconds in the middle of 30; once it is more than 5 minutes, the schedule is soon enough."""
+    write(store, clock, error_type=ErrorType.REFUND_ERROR)
+    retries = Retries()
+    worker = processor(store, clock, Operation("collect", fails(ValueError())), retries=retries)
+    delays = []
+    for _ in range(7):
+        worker.take(["err_1"])
+        due = store.records["err_1"].next_retry_at
+        assert due is not None
+        delays.append((due - clock()).total_seconds())
+        clock.now = due
+    assert delays == [15, 30, 60, 120, 240, 480, 960]
+    assert [delay.total_seconds() for _, delay in retries.announced] == [15, 30, 60, 120, 240]
+
+
+def test_a_message_that_comes_twice_or_too_early_tries_nothing(store: MemoryRecovery, clock: Clock) -> None:
+    """The record says when it is due."""
+    write(store, clock)
+    worker = processor(store, clock, Operation("collect", must_not_run))
+    result = worker.take(["err_1", "err_1", "err_2"])
+    assert (result.claimed, result.lost) == (0, 2)

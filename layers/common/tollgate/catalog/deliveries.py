@@ -20,10 +20,12 @@ from tollgate.catalog.webhooks import MAX_WEBHOOKS, Webhook, Webhooks, disable_w
 from tollgate.kernel.time import Clock
 from tollgate.kernel.webhooks import DeliveryFailed, Gone, send
 
-__all__ = ["DELIVER", "PUBLISH", "Bus", "Deliveries", "EventBus", "Failure", "Lease", "Once"]
+__all__ = ["CHANGEABLE", "DELIVER", "PUBLISH", "Bus", "Deliveries", "EventBus", "Failure", "Lease", "Once"]
 
 PUBLISH: Final = "publish_event"
 DELIVER: Final = "deliver_webhook"
+CHANGEABLE: Final[Mapping[str, frozenset[str]]] = {DELIVER: frozenset({"webhook"})}
+"""What people may change of an operation that failed: the receiver, if another has taken its place."""
 
 _SOURCE: Final = "tollgate"
 

@@ -1,10 +1,12 @@
 """The decision: from what a plan grants and what is used to yes or no, and why. Pure."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from tollgate.catalog.model import (
     INACTIVE,
@@ -17,10 +19,15 @@ from tollgate.catalog.model import (
     Subscription,
 )
 from tollgate.kernel.money import EXACT, ZERO, format_decimal
-from tollgate.kernel.time import format_time
+from tollgate.kernel.time import format_time, from_epoch_ms
 from tollgate.metering.rates import RateState, retry_at, use
 
-__all__ = ["Decision", "Reason", "decide", "decision_headers", "decision_to_dict", "refuse"]
+__all__ = ["Decision", "Reason", "decide", "decision_headers", "decision_to_dict", "headers_of_several", "refuse"]
+
+_NOTHING_HELD: Final[Mapping[int, Decimal]] = MappingProxyType({})
+_LIMITS: Final = ("RateLimit-Policy", "RateLimit")
+_MOST: Final = 999_999_999_999_999
+"""What an integer of a structured field is at most (RFC 9651, 3.3.1)."""
 
 
 class Reason(StrEnum):
@@ -42,7 +49,8 @@ class Reason(StrEnum):
 class Decision:
     """The answer to a check; what does not apply is None.
 
-    `retry_at` is when a denied quantity fits in, if nothing else is used until then.
+    `resets_at` is when all of the limit is there again: None for a bucket that is full. `retry_at` is when a denied
+    quantity fits in, if nothing else is used until then.
     """
 
     customer: str
@@ -82,13 +90,13 @@ def decide(
     *,
     now: datetime,
     used: Decimal = ZERO,
-    reserved: Decimal = ZERO,
+    holds: Mapping[int, Decimal] = _NOTHING_HELD,
     state: RateState | None = None,
     at: datetime | None = None,
 ) -> Decision:
-    """Whether `quantity` more is allowed, given what is used and reserved in the period, and the rate's figures.
+    """Whether `quantity` more is allowed, given what is used in the period, what is held, and the rate's figures.
 
-    The period is that of `at`, or else the present one.
+    The period is that of `at`, or else the present one. What is held is given by the second at which it expires.
     """
     feature = granted.feature
     if subscription.status(now) in INACTIVE:
@@ -99,15 +107,18 @@ def decide(
         return refuse(subscription.customer, feature.code, reason, kind=feature.type, subscription=subscription)
     values: dict[str, Any] = {}
     reason = Reason.ALLOWED
+    open_holds = {expires: held for expires, held in holds.items() if expires > now.timestamp()}
+    reserved = _sum(open_holds.values())
     if feature.type is FeatureType.USAGE:
         values = {"used": used, "reserved": reserved, "resets_at": subscription.period(at or now).end}
     elif granted.quota is not None:
         after = _after(feature.aggregation, used, quantity)
         reason, values = _within_quota(granted.quota, used, reserved, after)
         end = values["resets_at"] = subscription.period(at or now).end
-        alone = _after(feature.aggregation, ZERO, quantity)
-        if reason is Reason.QUOTA_EXCEEDED and end > now and alone <= granted.quota.limit:
-            values["retry_at"] = end
+        if reason is Reason.QUOTA_EXCEEDED and end > now:
+            alone = _after(feature.aggregation, ZERO, quantity)
+            begins = end if alone <= granted.quota.limit else None
+            values["retry_at"] = _room_at(granted.quota.limit, after, open_holds, end) or begins
     elif granted.rate is not None:
         reason, values = _within_rate(granted.rate, state or RateState(), quantity, now)
     return Decision(
@@ -146,13 +157,30 @@ def _within_quota(quota: Quota, used: Decimal, reserved: Decimal, after: Decimal
     return (Reason.OVERAGE_ALLOWED if quota.overage is Overage.ALLOW else Reason.QUOTA_EXCEEDED), values
 
 
+def _room_at(limit: Decimal, after: Decimal, holds: Mapping[int, Decimal], end: datetime) -> datetime | None:
+    """When enough of what is held has expired, if that is before the end of the period."""
+    rest = EXACT.add(after, _sum(holds.values()))
+    for expires, held in sorted(holds.items()):
+        rest = EXACT.subtract(rest, held)
+        if rest <= limit:
+            return min(from_epoch_ms(expires * 1_000), end)
+    return None
+
+
+def _sum(quantities: Iterable[Decimal]) -> Decimal:
+    total = ZERO
+    for quantity in quantities:
+        total = EXACT.add(total, quantity)
+    return total
+
+
 def _within_rate(rate: Rate, state: RateState, quantity: Decimal, now: datetime) -> tuple[Reason, dict[str, Any]]:
     found = use(state, rate, now)
     values = {
         "limit": rate.limit,
         "used": found.used,
         "remaining": max(EXACT.subtract(rate.limit, found.used), ZERO),
-        "resets_at": found.resets_at,
+        "resets_at": found.resets_at if found.resets_at > now else None,
         "window_seconds": rate.window_seconds,
     }
     if EXACT.add(found.used, quantity) <= rate.limit:
@@ -185,18 +213,32 @@ def decision_headers(decision: Decision, now: datetime) -> dict[str, str]:
     They speak of limits that hold a client back, and so not of overage; counts are whole numbers, rounded down.
     """
     held = decision.reason is not Reason.OVERAGE_ALLOWED
-    if not held or decision.limit is None or decision.resets_at is None or decision.remaining is None:
+    if not held or decision.limit is None or decision.remaining is None:
         return {}
-    seconds = _seconds_until(decision.resets_at, now)
+    seconds = _seconds_until(decision.resets_at or now, now)
     name = f'"{decision.feature}"'
     window = f";w={decision.window_seconds}" if decision.window_seconds else ""
     headers = {
-        "RateLimit-Policy": f"{name};q={int(decision.limit)}{window}",
-        "RateLimit": f"{name};r={int(decision.remaining)};t={seconds}",
+        "RateLimit-Policy": f"{name};q={_whole(decision.limit)}{window}",
+        "RateLimit": f"{name};r={_whole(decision.remaining)};t={seconds}",
     }
     if decision.allowed or decision.retry_at is None:
         return headers
     return headers | {"Retry-After": str(max(_seconds_until(decision.retry_at, now), 1))}
+
+
+def headers_of_several(decisions: Sequence[Decision], now: datetime) -> dict[str, str]:
+    """The same of several features: lists of limits, and when all that was denied fits."""
+    each = [decision_headers(decision, now) for decision in decisions]
+    listed = {name: ", ".join(headers[name] for headers in each if name in headers) for name in _LIMITS}
+    waits = [headers.get("Retry-After") for one, headers in zip(decisions, each, strict=True) if not one.allowed]
+    known = [int(wait) for wait in waits if wait is not None]
+    again = {"Retry-After": str(max(known))} if known and len(known) == len(waits) else {}
+    return {name: value for name, value in listed.items() if value} | again
+
+
+def _whole(value: Decimal) -> int:
+    return min(int(value), _MOST)
 
 
 def _seconds_until(at: datetime, now: datetime) -> int:

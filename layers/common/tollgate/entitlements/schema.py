@@ -28,6 +28,7 @@ __all__ = [
     "SEVERAL_REQUEST",
     "Fields",
     "read_items",
+    "read_quantity",
 ]
 
 Value = TypeVar("Value")
@@ -104,6 +105,18 @@ class Fields:
         """
         if self.faults:
             raise InvalidInput(self.faults)
+
+
+def read_quantity(query: Mapping[str, str]) -> Decimal:
+    """The quantity that a check asks for: 1 where it names none.
+
+    Raises:
+        InvalidInput: it is not a decimal, or negative.
+    """
+    fields = Fields(dict(query), set(query))
+    quantity = fields.quantity()
+    fields.check()
+    return quantity
 
 
 def read_items(fields: Fields) -> list[Item]:

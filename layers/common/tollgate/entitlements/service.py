@@ -42,7 +42,7 @@ from tollgate.metering.model import (
     Tally,
     time_of_id,
 )
-from tollgate.metering.series import Head, Rule, held
+from tollgate.metering.series import Head, Rule
 from tollgate.metering.service import Counters, Directory
 
 __all__ = [
@@ -96,32 +96,31 @@ class Answer:
 
 
 class Refusals:
-    """Rate limits that a warm function knows to be used up: until then it refuses without asking.
+    """The heads of rates that a warm function knows to be used up: until then it refuses without asking.
 
-    It asks again after a minute, for the limit may have been raised; and for an id that is not newer than what it
-    knows by 2 seconds, for that may have been counted.
+    What is used only grows, so what does not fit by them does not fit. It asks again after a minute, for the limit may
+    have been raised; and for an id that is not newer than what it knows by 2 seconds, for that may have been counted.
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Series, tuple[Decision, Decimal, datetime]] = OrderedDict()
+        self._known: OrderedDict[Series, tuple[Head, datetime, datetime]] = OrderedDict()
 
-    def note(self, series: Series, decision: Decision, quantity: Decimal, now: datetime) -> None:
-        """Remember a denial by a rate."""
+    def note(self, series: Series, decision: Decision, head: Head, now: datetime) -> None:
+        """Remember the head that a rate was denied by."""
         if decision.reason is Reason.RATE_LIMITED and decision.retry_at is not None:
-            self._known[series] = decision, quantity, now
+            small = Head(rate=head.rate, gate=head.gate, revision=head.revision)
+            self._known[series] = small, now, min(decision.retry_at, now + _LONGEST_REFUSAL)
             self._known.move_to_end(series)
             while len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
 
-    def find(self, series: Series, quantity: Decimal, told: datetime | None, now: datetime) -> Decision | None:
-        """The denial that surely still holds, if there is one."""
-        decision, denied, since = self._known.get(series, (None, ZERO, now))
-        if decision is None or decision.retry_at is None:
-            return None
-        if now >= min(decision.retry_at, since + _LONGEST_REFUSAL):
+    def find(self, series: Series, told: datetime | None, now: datetime) -> Head | None:
+        """The head to refuse by, if there is one and the request is surely new."""
+        head, since, until = self._known.get(series, (None, now, now))
+        if head is not None and now >= until:
             del self._known[series]
             return None
-        return decision if told is not None and told > since + _SKEW and quantity >= denied else None
+        return head if told is not None and told > since + _SKEW else None
 
 
 # Questions
@@ -188,11 +187,15 @@ def _decide(
         return refuse(customer, feature.code, Reason.NO_SUBSCRIPTION, kind=feature.type)
     subscription, granted = term
     head = head or Head()
-    counter = CounterId(customer, feature.code, subscription.id, subscription.period(at or now).start)
+    period = subscription.period(at or now)
+    counter = CounterId(customer, feature.code, subscription.id, period.start)
     tally = head.tally if head.counter == counter else Tally()
     counted = feature.type in {FeatureType.USAGE, FeatureType.QUOTA}
-    # Of a series that was written, another counter may be open: that of another subscription, or of the next period.
-    is_elsewhere = head.counter != counter and head.counter is not None and not _is_before(head.counter, counter)
+    # Of a series that was written, another counter may be open: that of another subscription, or of the next period;
+    # and none, once a period has been closed.
+    is_over = head.structure > 0 and period.end <= now
+    is_before = not is_over if head.counter is None else _is_before(head.counter, counter)
+    is_elsewhere = head.counter != counter and not is_before
     if counted and (gate.shards > 1 or is_elsewhere):
         tally = counters.tallies([counter], {feature.code: gate.shards}).get(counter, Tally())
     return decide(
@@ -201,7 +204,7 @@ def _decide(
         quantity,
         now=now,
         used=tally.quantity if tally.events else ZERO,
-        reserved=held(head, now.timestamp()),
+        holds=head.holds,
         state=head.rate,
         at=at,
     )
@@ -260,9 +263,9 @@ def consume(
         where = f"lies more than {MAX_AGE.days} days back or 5 minutes ahead"
         raise InvalidInput([FieldError("/time", f"the time, or that of the id, {where}")])
     only = series_of(customer, items[0].feature) if len(items) == 1 else None
-    if refusals is not None and only is not None:
-        refused = refusals.find(only, items[0].quantity, told, now)
-        if refused is not None:
+    if refusals is not None and only is not None and (used_up := refusals.find(only, told, now)) is not None:
+        refused = _told(customer, items[0], Status.DENIED, {only: used_up}, directory, counters, now, told)
+        if refused.reason is Reason.RATE_LIMITED:
             return Answer(Status.DENIED, (refused,))
     rule = Consume(customer, request_id, items, told, now)
     features = [item.feature for item in items]
@@ -275,8 +278,8 @@ def consume(
         decisions = tuple(_denied(decision) for decision in decisions)
     if announcer is not None and status is not Status.DENIED:
         _announce(customer, [item.feature for item in items], told or now, heads, counters, now, announcer)
-    if refusals is not None and only is not None and status is Status.DENIED:
-        refusals.note(only, decisions[0], items[0].quantity, now)
+    if refusals is not None and only is not None and status is Status.DENIED and only in heads:
+        refusals.note(only, decisions[0], heads[only], now)
     return Answer(status, decisions)
 
 

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tollgate.kernel.errors import Unavailable
@@ -12,10 +14,19 @@ from tollgate.metering.alerts import Reached, reached_to_dict
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["QueueAnnouncer"]
+__all__ = ["QueueAnnouncer", "connect_sqs"]
 
 _MAX_MESSAGES: Final = 10  # of a request to SQS
 _MAX_KNOWN: Final = 10_000
+
+
+@cache
+def connect_sqs() -> "SQSClient":
+    """The queue's client, which only a function needs that a threshold is reached in."""
+    import boto3  # after the cold start
+
+    client: SQSClient = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
+    return client
 
 
 class QueueAnnouncer:

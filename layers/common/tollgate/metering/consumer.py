@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, Unavailable
+from tollgate.kernel.time import format_time
 from tollgate.metering.model import Event, Rejection
 from tollgate.metering.queue import Message, packed, read_message
 from tollgate.metering.service import Result
@@ -155,7 +156,7 @@ def _lost(delivery: Delivery, message: Message, results: Sequence[Result]) -> It
         yield Failure(
             f"{delivery.key}/{number}",
             is_final=True,
-            arguments={"reason": "not_counted", "events": part},
+            arguments={"reason": "not_counted", "received_at": format_time(message.received_at), "events": part},
             context=_context(delivery),
             error=error,
         )

@@ -10,6 +10,9 @@ token_bucket  GCRA (ITU-T I.371): each unit takes T = window / limit seconds; th
 
 A limit with another window starts anew. One with another limit or algorithm goes on from what is used, so that a
 plan changed in the middle of a window gives nobody a second one.
+
+Of windows the newest is remembered and the one before. Whoever decides by a clock that is further behind, or took so
+long over it, decides in the newest: what is forgotten cannot be given a second time.
 """
 
 from dataclasses import dataclass, replace
@@ -61,13 +64,11 @@ def record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> Rat
         OverflowError: a count has more digits than the database keeps.
     """
     with localcontext(_WIDE):
-        return _record(state, rate, at, quantity)
+        return _record(state, rate, seconds_of(at), quantity)
 
 
-def _record(state: RateState, rate: Rate, at: datetime, quantity: Decimal) -> RateState:
-    seconds = seconds_of(at)
-    newest = max(Decimal(state.window * state.window_seconds), state.tat - state.window_seconds)
-    if state.window_seconds != rate.window_seconds and seconds < newest:
+def _record(state: RateState, rate: Rate, seconds: Decimal, quantity: Decimal) -> RateState:
+    if state.window_seconds != rate.window_seconds and seconds < _newest(state):
         return state  # of a plan before the present one, whose windows were others
     state = _seen_as(state, rate, seconds)
     if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
@@ -92,11 +93,15 @@ def ceiling(state: RateState, rate: Rate, now: datetime, quantity: Decimal) -> D
     The count must be at most this, the tat less.
     """
     with localcontext(_WIDE):
-        left = rate.limit - quantity
-        if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
-            seconds = (left.quantize(_USED_GRAIN, ROUND_FLOOR) + _USED_GRAIN) * rate.window_seconds / rate.limit
-            return (seconds_of(now) + seconds).quantize(_TAT_GRAIN, ROUND_CEILING)
-        return left - _overlap(_seen_as(state, rate, seconds_of(now)), seconds_of(now))
+        return _ceiling(state, rate, _decided_at(state, rate, now), quantity)
+
+
+def _ceiling(state: RateState, rate: Rate, seconds: Decimal, quantity: Decimal) -> Decimal:
+    left = rate.limit - quantity
+    if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
+        ahead = (left.quantize(_USED_GRAIN, ROUND_FLOOR) + _USED_GRAIN) * rate.window_seconds / rate.limit
+        return (seconds + ahead).quantize(_TAT_GRAIN, ROUND_CEILING)
+    return left - _overlap(_seen_as(state, rate, seconds), seconds)
 
 
 def admit(state: RateState, rate: Rate, now: datetime, quantity: Decimal) -> RateState | None:
@@ -104,13 +109,14 @@ def admit(state: RateState, rate: Rate, now: datetime, quantity: Decimal) -> Rat
     if quantity > rate.limit:
         return None
     with localcontext(_WIDE):
-        most, seconds = ceiling(state, rate, now, quantity), seconds_of(now)
+        seconds = _decided_at(state, rate, now)
+        most = _ceiling(state, rate, seconds, quantity)
         known = _seen_as(state, rate, seconds)
         if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
             fits = max(known.tat, seconds) < most
         else:
             fits = _count(known, int(seconds // rate.window_seconds)) <= most
-        return _record(state, rate, now, quantity) if fits else None
+        return _record(state, rate, seconds, quantity) if fits else None
 
 
 def retry_at(state: RateState, rate: Rate, now: datetime, quantity: Decimal) -> datetime | None:
@@ -118,7 +124,7 @@ def retry_at(state: RateState, rate: Rate, now: datetime, quantity: Decimal) -> 
     if quantity > rate.limit:
         return None
     with localcontext(_WIDE):
-        seconds, length = seconds_of(now), rate.window_seconds
+        seconds, length = _decided_at(state, rate, now), rate.window_seconds
         state = _seen_as(state, rate, seconds)
         if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
             return _instant(max(state.tat - (rate.limit - quantity) * length / rate.limit, seconds))
@@ -142,7 +148,7 @@ def use(state: RateState, rate: Rate, now: datetime) -> RateUse:
 
 
 def _use(state: RateState, rate: Rate, now: datetime) -> RateUse:
-    seconds = seconds_of(now)
+    seconds = _decided_at(state, rate, now)
     state = _seen_as(state, rate, seconds)
     if rate.algorithm is RateAlgorithm.TOKEN_BUCKET:
         ahead = max(state.tat - seconds, ZERO)
@@ -157,6 +163,21 @@ def is_of(state: RateState, rate: Rate) -> bool:
     """Whether the figures of a state are those that a limit goes by: windows and buckets keep different ones."""
     bucket = RateAlgorithm.TOKEN_BUCKET
     return state.window_seconds == rate.window_seconds and (state.algorithm is bucket) == (rate.algorithm is bucket)
+
+
+def _decided_at(state: RateState, rate: Rate, now: datetime) -> Decimal:
+    """The instant that a decision made now is for: a later one, where the state has forgotten what there was now."""
+    seconds = seconds_of(now)
+    if state.window_seconds != rate.window_seconds:
+        return max(seconds, _newest(state))
+    if state.algorithm is RateAlgorithm.TOKEN_BUCKET or int(seconds // rate.window_seconds) >= state.window - 1:
+        return seconds
+    return _newest(state)
+
+
+def _newest(state: RateState) -> Decimal:
+    """An instant from which on nothing of a state is forgotten."""
+    return max(Decimal(state.window * state.window_seconds), state.tat - state.window_seconds)
 
 
 def _seen_as(state: RateState, rate: Rate, seconds: Decimal) -> RateState:

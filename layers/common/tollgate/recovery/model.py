@@ -1,24 +1,33 @@
 """Error records: what failed, what has been tried, what happens next.
 
-    pending  -> retrying, manual, resolved, discarded
-    retrying -> resolved, pending, manual
-    manual   -> pending, resolved, discarded
+    pending  -> retrying   a run has leased it
+             -> pending    it waits for another time: a person wants it now, or its provider is down
+             -> manual, resolved, discarded   a person says so
+    retrying -> resolved   it happened
+             -> pending    it did not, and is tried again later
+             -> manual     it did not, and no try is left
+             -> retrying   the lease of a run that died is taken over
+    manual   -> pending    a person wants one try more
+             -> resolved, discarded   a person says so
 
 A run claims a record with a lease before it tries its operation, so two runs never work on one record.
 The lease of a run that died ends, and the next run takes the record over; what the dead run had begun
 then has an unknown outcome, and counts as a try, so that a record that kills its run is not tried for ever.
+
+An operation that is written down before its first try is a record in retrying whose outcome nobody knows yet. It is
+forgotten when it succeeds; it is an error, and is shown as one, only when it fails or its run dies.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from tollgate.kernel.errors import Conflict
+from tollgate.recovery.strategies import Policy
 
 __all__ = [
-    "POLICIES",
     "TRANSITIONS",
     "UNRESOLVED",
     "ErrorRecord",
@@ -26,13 +35,10 @@ __all__ = [
     "HistoryEntry",
     "Lease",
     "Outcome",
-    "Policy",
     "Status",
-    "Strategy",
     "Try",
     "claim",
     "move",
-    "next_delay",
     "require_transition",
 ]
 
@@ -45,6 +51,7 @@ class ErrorType(StrEnum):
     VALIDATION_ERROR = "validation_error"
     REFUND_ERROR = "refund_error"
     STATE_TRANSITION_ERROR = "state_transition_error"
+    DELIVERY_FAILED = "delivery_failed"
     SYSTEM_ERROR = "system_error"
 
 
@@ -58,15 +65,6 @@ class Status(StrEnum):
     DISCARDED = "discarded"
 
 
-class Strategy(StrEnum):
-    """When the operation is tried again."""
-
-    EXPONENTIAL_BACKOFF = "exponential_backoff"
-    IMMEDIATE = "immediate"
-    FIXED_INTERVAL = "fixed_interval"
-    MANUAL = "manual"
-
-
 class Outcome(StrEnum):
     """How a try ended; unknown, when it may have happened all the same (a timeout, a run that died)."""
 
@@ -76,42 +74,14 @@ class Outcome(StrEnum):
 
 
 TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
-    Status.PENDING: frozenset({Status.RETRYING, Status.MANUAL, Status.RESOLVED, Status.DISCARDED}),
-    Status.RETRYING: frozenset({Status.RESOLVED, Status.PENDING, Status.MANUAL}),
+    Status.PENDING: frozenset({Status.RETRYING, Status.PENDING, Status.MANUAL, Status.RESOLVED, Status.DISCARDED}),
+    Status.RETRYING: frozenset({Status.RESOLVED, Status.PENDING, Status.MANUAL, Status.RETRYING}),
     Status.MANUAL: frozenset({Status.PENDING, Status.RESOLVED, Status.DISCARDED}),
     Status.RESOLVED: frozenset(),
     Status.DISCARDED: frozenset(),
 }
 
 UNRESOLVED: Final = frozenset({Status.PENDING, Status.RETRYING, Status.MANUAL})
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How often and when to try again: at most `max_attempts` tries, `base` and `cap` in seconds."""
-
-    strategy: Strategy
-    max_attempts: int
-    base: int = 0
-    cap: int = 0
-
-
-_MINUTE: Final = 60
-_HOUR: Final = 60 * _MINUTE
-_DAY: Final = 24 * _HOUR
-
-POLICIES: Final[Mapping[ErrorType, Policy]] = {
-    ErrorType.PAYMENT_FAILED: Policy(Strategy.EXPONENTIAL_BACKOFF, 6, base=15 * _MINUTE, cap=_DAY),
-    # Money arrives when the customer pays it in, which no sooner try hastens.
-    ErrorType.INSUFFICIENT_FUNDS: Policy(Strategy.FIXED_INTERVAL, 7, base=_DAY),
-    # The same input fails the same way: a person corrects it.
-    ErrorType.VALIDATION_ERROR: Policy(Strategy.MANUAL, 0),
-    ErrorType.REFUND_ERROR: Policy(Strategy.EXPONENTIAL_BACKOFF, 5, base=5 * _MINUTE, cap=6 * _HOUR),
-    # Another writer was first; by now it is done.
-    ErrorType.STATE_TRANSITION_ERROR: Policy(Strategy.IMMEDIATE, 3),
-    ErrorType.SYSTEM_ERROR: Policy(Strategy.EXPONENTIAL_BACKOFF, 8, base=_MINUTE, cap=_HOUR),
-}
-"""What applies when nothing else is said; a record keeps the policy it was made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +119,8 @@ class Lease:
 class ErrorRecord:
     """A failed operation.
 
-    `outcome` and `error` are those of the last call, the one that led to the record included.
+    `outcome` and `error` are those of the last call, the one that led to the record included; no outcome is that of
+    an operation which is being tried for the first time.
     `revision` counts the changes of the record, and is the number of its last history entry.
     """
 
@@ -162,7 +133,7 @@ class ErrorRecord:
     context: Mapping[str, Any]
     policy: Policy
     status: Status
-    outcome: Outcome
+    outcome: Outcome | None
     error: str
     created_at: datetime
     attempts: int = 0
@@ -173,6 +144,8 @@ class ErrorRecord:
     tries: tuple[Try, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.outcome is None and self.status is not Status.RETRYING:
+            raise ValueError(f"record {self.id} in {self.status} has no outcome")
         waits = self.status is Status.PENDING
         if waits != (self.next_retry_at is not None) or (self.status is Status.RETRYING) != bool(self.lease):
             raise ValueError(f"record {self.id} in {self.status} would be forgotten or never let go")
@@ -199,23 +172,6 @@ def require_transition(current: Status, to: Status) -> None:
     if to not in TRANSITIONS[current]:
         possible = ", ".join(sorted(TRANSITIONS[current])) or "none, it is final"
         raise Conflict(f"a record in {current} cannot become {to}; possible: {possible}")
-
-
-def next_delay(policy: Policy, attempt: int, random: Callable[[], float]) -> timedelta | None:
-    """How long to wait after `attempt` tries, or None when a person has to decide.
-
-    exponential_backoff  random(0, 1) x min(cap, base x 2^attempt)
-    fixed_interval       base
-    immediate            0
-
-    The first is "full jitter" of Marc Brooker's "Exponential Backoff And Jitter" (AWS Architecture Blog,
-    2015): many that failed together do not come back together. `random` gives a number in [0, 1).
-    """
-    if policy.strategy is Strategy.MANUAL or attempt >= policy.max_attempts:
-        return None
-    if policy.strategy is Strategy.EXPONENTIAL_BACKOFF:
-        return random() * timedelta(seconds=min(policy.cap, policy.base * 2**attempt))
-    return timedelta(seconds=policy.base if policy.strategy is Strategy.FIXED_INTERVAL else 0)
 
 
 def move(

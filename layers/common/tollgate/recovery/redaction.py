@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["REDACTED", "describe", "plain", "redact"]
+__all__ = ["REDACTED", "describe", "exception_of", "plain", "redact"]
 
 REDACTED: Final = "[redacted]"
 MAX_DEPTH: Final = 6
@@ -47,6 +47,13 @@ def describe(error: BaseException | str) -> str:
     """An error as a short text without secrets: its class and message, never its traceback."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": ")
     return _text(text)
+
+
+def exception_of(error: BaseException | str) -> dict[str, Any]:
+    """The class and message of an error, for a record's context; nothing of one that is only a text."""
+    if isinstance(error, str):
+        return {}
+    return {"exception": {"class": f"{type(error).__module__}.{type(error).__qualname__}", "message": str(error)}}
 
 
 def plain(value: Any) -> Any:

@@ -1,105 +1,53 @@
-"""Writing failures down, trying them again, and reporting what is unresolved."""
+"""Writing failures down, and what people do about them."""
 
 import secrets
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from json import dumps
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from tollgate.kernel.errors import Conflict
+from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.ids import new_id
-from tollgate.kernel.time import Clock, format_time
+from tollgate.kernel.time import Clock
+from tollgate.recovery.ledger import Filter, Recovery, Retries
 from tollgate.recovery.model import (
-    POLICIES,
+    TRANSITIONS,
     UNRESOLVED,
     ErrorRecord,
     ErrorType,
     HistoryEntry,
     Lease,
     Outcome,
-    Policy,
     Status,
-    Try,
-    claim,
     move,
-    next_delay,
+    require_transition,
 )
-from tollgate.recovery.redaction import describe, plain, redact
+from tollgate.recovery.operations import Operation, OperationFailed, OutcomeUnknown
+from tollgate.recovery.policies import policy_of
+from tollgate.recovery.redaction import describe, exception_of, plain, redact
+from tollgate.recovery.strategies import Policy, Strategy, next_delay
 
 __all__ = [
-    "Group",
-    "Operation",
-    "OutcomeUnknown",
-    "Recovery",
-    "Report",
-    "SweepResult",
-    "Unresolved",
+    "LEASE_MARGIN",
+    "Selected",
+    "announce",
+    "change_all",
+    "intervene",
+    "perform",
     "record_error",
-    "report",
-    "report_text",
-    "report_to_dict",
     "resolve",
-    "sweep",
+    "retry",
 ]
-
-_RANDOM: Final = secrets.SystemRandom().random
 
 MAX_ARGUMENTS: Final = 100_000
 """Characters of an operation's arguments as JSON; an item holds 400 KB in all."""
 
-MARGIN: Final = timedelta(seconds=60)
+LEASE_MARGIN: Final = timedelta(seconds=60)
 """How long a lease outlives its run, for clocks that differ."""
 
-
-@dataclass(frozen=True, slots=True)
-class Unresolved:
-    """What the report knows of an unresolved record."""
-
-    type: ErrorType
-    status: Status
-    attempts: int
-    created_at: datetime
-
-
-class Recovery(Protocol):
-    """The error ledger; every write is one atomic change of one record."""
-
-    def put(self, record: ErrorRecord) -> bool:
-        """Write a new record; False, and no change, when the id is taken."""
-
-    def get(self, record_id: str) -> ErrorRecord | None:
-        """The record with its history and its tries."""
-
-    def change(self, before: ErrorRecord, after: ErrorRecord) -> None:
-        """Write one change; raises Conflict when the record is no longer as it was before."""
-
-    def due(self, now: datetime) -> Iterator[str]:
-        """Ids of the records that are due, the longest due first; may lag behind the truth."""
-
-    def unresolved(self, error_type: ErrorType) -> Iterator[Unresolved]:
-        """The unresolved records of a type, the oldest first."""
-
-
-class OutcomeUnknown(Exception):
-    """Raised by an operation that cannot tell whether it happened; a TimeoutError says the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What a context registers, so that recovery can try it again.
-
-    `run` gets the arguments and a key that is the same at each try, and raises when it fails.
-    `idempotency_key` gives that key from the arguments, as the first call had it; without one it is the id
-    of the record, and the operation may not be repeated blindly after an unknown outcome.
-    `happened` is asked after an unknown outcome, before anything is tried; None when it cannot tell.
-    """
-
-    name: str
-    run: Callable[[Mapping[str, Any], str], object]
-    idempotency_key: Callable[[Mapping[str, Any]], str] | None = None
-    happened: Callable[[Mapping[str, Any], str], bool | None] | None = None
+SOON: Final = timedelta(minutes=5)
+"""What is due later than this waits for the schedule's sweep."""
 
 
 def record_error(
@@ -115,23 +63,22 @@ def record_error(
     clock: Clock,
     id: str | None = None,  # noqa: A002 - the API's name for it
     policy: Policy | None = None,
-    random: Callable[[], float] = _RANDOM,
+    retries: Retries | None = None,
+    randbelow: Callable[[int], int] = secrets.randbelow,
 ) -> ErrorRecord:
     """Write down that an operation failed, and when it is tried again; answers the record as stored.
 
     `arguments` are what the operation is called with again: JSON values, ids rather than data, no secrets.
-    `context` is for people: secrets are replaced, its size is bounded. `id` names this failure (not the
-    operation): the same id again changes nothing. `policy` is that of the type unless another is given.
+    `context` is for people: secrets are replaced, its size is bounded; the class and message of the error are added.
+    `id` names this failure (not the operation): the same id again changes nothing. `policy` is that of the deployment
+    for the type and operation unless another is given. Without `retries` even an immediate try waits for a sweep.
     """
-    now, policy, note = clock(), policy or POLICIES[error_type], "failed"
+    now, policy, note = clock(), policy or policy_of(error_type, operation), "failed"
     kept = plain(arguments)
-    delay = next_delay(policy, 0, random)
     if len(dumps(kept)) > MAX_ARGUMENTS:
-        kept, delay, note = (
-            {},
-            None,
-            "failed; the arguments are too large to keep, so it cannot be tried again",
-        )
+        kept, policy = {}, Policy(Strategy.MANUAL, 0)
+        note = "failed; the arguments are too large to keep, so it cannot be tried again"
+    delay = next_delay(policy, 0, randbelow)
     status = Status.MANUAL if delay is None else Status.PENDING
     unknown = isinstance(error, (OutcomeUnknown, TimeoutError))
     record = ErrorRecord(
@@ -141,7 +88,7 @@ def record_error(
         arguments=kept,
         customer=customer,
         subscription=subscription,
-        context=redact(context),
+        context=redact({**exception_of(error), **context}),
         policy=policy,
         status=status,
         outcome=Outcome.UNKNOWN if unknown else Outcome.FAILED,
@@ -150,9 +97,112 @@ def record_error(
         next_retry_at=None if delay is None else now + delay,
         history=(HistoryEntry(now, None, status, "system", note),),
     )
-    if store.put(record):
+    if not store.put(record):
+        return store.get(record.id) or record
+    announce(record, retries, clock)
+    return record
+
+
+def perform(
+    store: Recovery,
+    operation: Operation,
+    arguments: Mapping[str, Any],
+    *,
+    id: str,  # noqa: A002 - the API's name for it
+    error_type: ErrorType,
+    customer: str | None,
+    subscription: str | None,
+    context: Mapping[str, Any],
+    clock: Clock,
+    time_left: Callable[[], timedelta],
+    actor: str = "system",
+    retries: Retries | None = None,
+    randbelow: Callable[[int], int] = secrets.randbelow,
+) -> ErrorRecord | None:
+    """Write an operation down, run it, and forget it if it succeeded; None then, else the record of its failure.
+
+    Whoever is killed while it runs leaves a record whose lease ends: the retry processor then asks whether the
+    operation happened. An `id` that is taken is being performed, or has failed: it is not run, and its record is
+    answered. `error_type` is that of a failure that says nothing else.
+
+    Raises:
+        ValueError: the arguments are too large to keep.
+    """
+    now, kept = clock(), plain(arguments)
+    if len(dumps(kept)) > MAX_ARGUMENTS:
+        raise ValueError(f"the arguments of {operation.name} have more than {MAX_ARGUMENTS} characters")
+    begun = ErrorRecord(
+        id=id,
+        type=error_type,
+        operation=operation.name,
+        arguments=kept,
+        customer=customer,
+        subscription=subscription,
+        context=redact(context),
+        policy=policy_of(error_type, operation.name),
+        status=Status.RETRYING,
+        outcome=None,
+        error="",
+        created_at=now,
+        lease=Lease(actor, now, now + time_left() + LEASE_MARGIN),
+        history=(HistoryEntry(now, None, Status.RETRYING, actor, "begun"),),
+    )
+    if not store.put(begun):
+        return store.get(id) or begun
+    try:
+        operation.run(kept, operation.key(kept, id))
+    except Exception as error:  # noqa: BLE001 - an operation may fail in any way; that is what is recorded
+        failed = _failed_first(begun, operation, error, clock, actor, randbelow)
+        store.change(begun, failed)
+        announce(failed, retries, clock)
+        return failed
+    store.forget(begun)
+    return None
+
+
+def _failed_first(
+    begun: ErrorRecord,
+    operation: Operation,
+    error: Exception,
+    clock: Clock,
+    actor: str,
+    randbelow: Callable[[int], int],
+) -> ErrorRecord:
+    now = clock()
+    unknown = isinstance(error, (OutcomeUnknown, TimeoutError))
+    failed = replace(
+        begun,
+        outcome=Outcome.UNKNOWN if unknown else Outcome.FAILED,
+        error=describe(error),
+        context=redact({**exception_of(error), **begun.context}),
+    )
+    failed = with_type_of(error, failed)
+    final = isinstance(error, OperationFailed) and error.final
+    delay = None if final else next_delay(failed.policy, 0, randbelow)
+    if delay is None:
+        if operation.exhausted:
+            operation.exhausted(failed.arguments, operation.key(failed.arguments, failed.id))
+        return move(failed, Status.MANUAL, at=now, actor=actor, note="failed; a person decides")
+    return move(failed, Status.PENDING, at=now, actor=actor, note="failed", next_retry_at=now + delay)
+
+
+def with_type_of(error: Exception, record: ErrorRecord) -> ErrorRecord:
+    """The record with the type of its newest failure, and the policy of that type."""
+    found = error.type if isinstance(error, OperationFailed) else None
+    if isinstance(error, (BadRequest, InvalidInput)):
+        found = ErrorType.VALIDATION_ERROR
+    if found is None or found is record.type:
         return record
-    return store.get(record.id) or record
+    return replace(record, type=found, policy=policy_of(found, record.operation))
+
+
+def announce(record: ErrorRecord, retries: Retries | None, clock: Clock) -> None:
+    """Queue a record that is tried at once, instead of leaving it to the next sweep."""
+    if retries is None or record.next_retry_at is None or record.policy.strategy is not Strategy.IMMEDIATE:
+        return
+    delay = max(record.next_retry_at - clock(), timedelta(0))
+    if delay < SOON:
+        retries.announce(record.id, delay)
 
 
 def resolve(store: Recovery, record_id: str, *, actor: str, note: str, clock: Clock) -> bool:
@@ -164,248 +214,141 @@ def resolve(store: Recovery, record_id: str, *, actor: str, note: str, clock: Cl
     record = store.get(record_id)
     if record is None or record.status not in UNRESOLVED:
         return False
-    if record.lease:
-        raise Conflict(f"a run is trying record {record.id}")
+    _require_free(record)
     store.change(record, move(record, Status.RESOLVED, at=clock(), actor=actor, note=note))
     return True
 
 
-@dataclass(slots=True)
-class SweepResult:
-    """What a run did; `faults` are records it could not deal with, which the next run sees again."""
-
-    claimed: int = 0
-    resolved: int = 0
-    rescheduled: int = 0
-    escalated: int = 0
-    lost: int = 0
-    stopped_early: bool = False
-    faults: list[str] = field(default_factory=list)
-
-    def counts(self) -> dict[str, int]:
-        """The result as numbers, for a log line or an answer."""
-        numbers = ("claimed", "resolved", "rescheduled", "escalated", "lost", "stopped_early")
-        return {name: int(getattr(self, name)) for name in numbers} | {"faults": len(self.faults)}
+# What people do
 
 
-def sweep(
-    store: Recovery,
-    operations: Mapping[str, Operation],
-    clock: Clock,
-    time_left: Callable[[], timedelta],
-    *,
-    reserve: timedelta = timedelta(seconds=60),
-    random: Callable[[], float] = _RANDOM,
-) -> SweepResult:
-    """Try again what is due, one record after the other, and begin no other with less than `reserve` left.
+def intervene(store: Recovery, record_id: str, to: Status, *, actor: str, note: str, clock: Clock) -> ErrorRecord:
+    """Resolve, discard or escalate a record (to manual), as a person says; answers it as it is then.
 
-    A record ends resolved, pending again, or, after its last try, with a person. One whose operation is
-    not registered goes to a person with no try spent. A failure on one record never stops the others.
+    Raises:
+        NotFound: there is no such record.
+        Conflict: the state machine has no such transition, a run is trying it, or another writer was first.
     """
-    run, result, seen = new_id("run"), SweepResult(), set[str]()
-    for record_id in store.due(clock()):
-        if time_left() < reserve:
-            result.stopped_early = True
-            break
-        if record_id in seen:  # the index may show what this run has rescheduled
-            continue
-        seen.add(record_id)
-        try:
-            now = clock()
-            lease = Lease(run, now, now + time_left() + MARGIN)
-            _process(store, operations, clock, record_id, lease, random, result)
-        except Conflict:
-            result.lost += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other records have their turn
-            result.faults.append(f"{record_id}: {describe(error)}")
-    return result
+    record = _existing(store, record_id)
+    require_transition(record.status, to)
+    _require_free(record)
+    moved = move(record, to, at=clock(), actor=actor, note=note)
+    store.change(record, moved)
+    return moved
 
 
-def _process(
+def retry(
     store: Recovery,
-    operations: Mapping[str, Operation],
-    clock: Clock,
     record_id: str,
-    lease: Lease,
-    random: Callable[[], float],
-    result: SweepResult,
-) -> None:
-    found = store.get(record_id)
-    claimed = claim(found, lease=lease) if found else None
-    if found is None or claimed is None:
-        result.lost += 1  # the index lagged
-        return
-    store.change(found, claimed)
-    result.claimed += 1
-    settled = _try_again(claimed, operations.get(claimed.operation), clock, lease.owner, random)
-    store.change(claimed, settled)
-    result.resolved += settled.status is Status.RESOLVED
-    result.rescheduled += settled.status is Status.PENDING
-    result.escalated += settled.status is Status.MANUAL
-
-
-def _try_again(
-    record: ErrorRecord, operation: Operation | None, clock: Clock, run: str, random: Callable[[], float]
+    *,
+    actor: str,
+    note: str,
+    clock: Clock,
+    retries: Retries | None,
+    arguments: Mapping[str, Any] | None = None,
+    changeable: Collection[str] = (),
 ) -> ErrorRecord:
-    """The claimed record after its operation was tried, or with the reason why it was not."""
-    if operation is None:
-        note = f"the operation {record.operation} is not registered; it was not tried"
-        return move(record, Status.MANUAL, at=clock(), actor=run, note=note)
-    started = clock()
-    happened, error = _ask(record, operation)
-    if happened:
-        note = "the call before turned out to have happened"
-        return move(record, Status.RESOLVED, at=clock(), actor=run, note=note)
-    if record.exhausted:
-        note = "no try is left" + (f"; {error}" if error else "")
-        return move(record, Status.MANUAL, at=clock(), actor=run, note=note)
-    outcome = Outcome.UNKNOWN
-    if happened is False:
-        outcome, error = _run(record, operation)
-    elif operation.happened is None:
-        return move(record, Status.MANUAL, at=clock(), actor=run, note=str(error))
-    ended = clock()
-    duration = int((ended - started).total_seconds() * 1000)
-    attempt = Try(record.attempts + 1, started, outcome, error, duration)
-    return _settle(record, attempt, at=ended, run=run, random=random)
+    """Have a record tried now, as a person says; answers it, due at once.
 
+    One that waits for a person gets one try more, after which it is theirs again. `arguments` replace those of the
+    same names; `changeable` are the names that the operation lets people change.
 
-def _ask(record: ErrorRecord, operation: Operation) -> tuple[bool | None, str | None]:
-    """Whether the call before happened after all; None, and why, when that stays unknown.
-
-    Only an unknown outcome is asked about. With an idempotency key it need not be: the call may be repeated.
+    Raises:
+        NotFound: there is no such record.
+        Conflict: it is final, or a run is trying it; or it may have happened with the arguments it had.
+        InvalidInput: an argument may not be changed.
     """
-    if record.outcome is not Outcome.UNKNOWN:
-        return False, None
-    if operation.happened is None:
-        if operation.idempotency_key is not None:
-            return False, None
-        return None, "it is not known whether the call before happened, and the operation cannot be asked"
-    try:
-        happened = operation.happened(record.arguments, _key(record, operation))
-    except Exception as error:  # noqa: BLE001 - whatever it is, we do not know, and so must not run
-        return None, describe(error)
-    return happened, "it is still not known whether the call before happened" if happened is None else None
+    record = _existing(store, record_id)
+    require_transition(record.status, Status.PENDING)
+    _require_free(record)
+    changed = _with_arguments(record, arguments or {}, changeable)
+    if changed.exhausted:
+        changed = replace(changed, policy=replace(changed.policy, max_attempts=changed.attempts + 1))
+    if changed.arguments != record.arguments:
+        told = ", ".join(f"{name} (was {describe(dumps(record.arguments.get(name)))})" for name in arguments or {})
+        note = f"{note}; arguments changed: {told}" if note else f"arguments changed: {told}"
+    moved = move(changed, Status.PENDING, at=clock(), actor=actor, note=note or "tried again by hand")
+    store.change(record, moved)
+    if retries is not None:
+        retries.announce(record.id, timedelta(0))
+    return moved
 
 
-def _run(record: ErrorRecord, operation: Operation) -> tuple[Outcome, str | None]:
-    try:
-        operation.run(record.arguments, _key(record, operation))
-    except (OutcomeUnknown, TimeoutError) as error:
-        return Outcome.UNKNOWN, describe(error)
-    except Exception as error:  # noqa: BLE001 - an operation may fail in any way; that is what is recorded
-        return Outcome.FAILED, describe(error)
-    return Outcome.SUCCEEDED, None
-
-
-def _key(record: ErrorRecord, operation: Operation) -> str:
-    return operation.idempotency_key(record.arguments) if operation.idempotency_key else record.id
-
-
-_NOTES: Final = {
-    Outcome.SUCCEEDED: "succeeded",
-    Outcome.FAILED: "failed",
-    Outcome.UNKNOWN: "it may have happened",
-}
-
-
-def _settle(record: ErrorRecord, attempt: Try, *, at: datetime, run: str, random: Callable[[], float]) -> ErrorRecord:
-    note = _NOTES[attempt.outcome]
-    if attempt.outcome is Outcome.SUCCEEDED:
-        return move(record, Status.RESOLVED, at=at, actor=run, note=note, attempt=attempt)
-    delay = next_delay(record.policy, attempt.number, random)
-    if delay is None:
-        note = f"{note}; no try is left"
-        return move(record, Status.MANUAL, at=at, actor=run, note=note, attempt=attempt)
-    return move(record, Status.PENDING, at=at, actor=run, note=note, attempt=attempt, next_retry_at=at + delay)
+def _with_arguments(record: ErrorRecord, wanted: Mapping[str, Any], changeable: Collection[str]) -> ErrorRecord:
+    if not wanted:
+        return record
+    faults = [
+        FieldError(f"/arguments/{name}", f"cannot be changed; can: {', '.join(sorted(changeable)) or 'none'}")
+        for name in wanted
+        if name not in changeable
+    ]
+    changed = {**record.arguments, **plain(wanted)}
+    if len(dumps(changed)) > MAX_ARGUMENTS:
+        faults.append(FieldError("/arguments", f"must be of at most {MAX_ARGUMENTS} characters in all"))
+    if faults:
+        raise InvalidInput(faults)
+    if record.outcome is Outcome.UNKNOWN:
+        raise Conflict("it may have happened with the arguments it had; retry it with those, or resolve it")
+    return replace(record, arguments=changed)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The unresolved records of a type."""
+class Selected:
+    """What a bulk change did: `changed` of `matched` records; why the `skipped` ones were not, by id.
 
-    type: ErrorType
-    count: int
-    oldest: datetime
-    average_attempts: float
-    by_status: Mapping[Status, int]
+    `next_cursor` is where to go on, if there may be more.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What is unresolved, the largest group first; a type with nothing unresolved has no group."""
-
-    generated_at: datetime
-    total: int
-    groups: tuple[Group, ...]
+    matched: int
+    changed: int
+    skipped: Mapping[str, str]
+    next_cursor: str | None
 
 
-def report(store: Recovery, clock: Clock) -> Report:
-    """Count what is unresolved."""
-    groups = [group for error_type in ErrorType if (group := _group(error_type, store))]
-    groups.sort(key=lambda group: -group.count)
-    return Report(clock(), sum(group.count for group in groups), tuple(groups))
+def change_all(
+    store: Recovery,
+    wanted: Filter,
+    change: Callable[[ErrorRecord], object],
+    to: Status,
+    *,
+    dry_run: bool,
+    after: str | None,
+    limit: int,
+    time_left: Callable[[], bool],
+) -> Selected:
+    """Change the records that a filter takes and that can become `to`, page by page; a dry run only counts them.
+
+    `change` is told each one; what it refuses as a Conflict is skipped. Ends early when no time is left.
+    """
+    matched, changed, skipped = 0, 0, dict[str, str]()
+    while True:
+        records, after = store.find(wanted, after=after, limit=min(limit - matched, _PAGE))
+        for record in records:
+            if to not in TRANSITIONS[record.status]:
+                continue
+            matched += 1
+            try:
+                _require_free(record)
+                if not dry_run:
+                    change(record)
+            except (Conflict, NotFound) as error:
+                skipped[record.id] = error.detail
+            else:
+                changed += not dry_run
+        if after is None or matched >= limit or not time_left():
+            return Selected(matched, changed, skipped, after)
 
 
-def _group(error_type: ErrorType, store: Recovery) -> Group | None:
-    by_status: Counter[Status] = Counter()
-    attempts, oldest = 0, None
-    for record in store.unresolved(error_type):
-        by_status[record.status] += 1
-        attempts += record.attempts
-        oldest = min(oldest or record.created_at, record.created_at)
-    if oldest is None:
-        return None
-    count = by_status.total()
-    statuses = {status: by_status[status] for status in Status if status in UNRESOLVED}
-    return Group(error_type, count, oldest, round(attempts / count, 2), statuses)
+_PAGE: Final = 100
 
 
-def report_to_dict(report: Report) -> dict[str, Any]:
-    """The report as the API shows it."""
-    return {
-        "generated_at": format_time(report.generated_at),
-        "total": report.total,
-        "groups": [
-            {
-                "type": group.type.value,
-                "count": group.count,
-                "oldest": format_time(group.oldest),
-                "average_attempts": group.average_attempts,
-                "by_status": {status.value: count for status, count in group.by_status.items()},
-            }
-            for group in report.groups
-        ],
-    }
+def _existing(store: Recovery, record_id: str) -> ErrorRecord:
+    record = store.get(record_id)
+    if record is None or record.outcome is None:
+        raise NotFound(f"There is no error {record_id}.")
+    return record
 
 
-def report_text(report: Report) -> str:
-    """The report for a person: the total, a line per type, and what to do next."""
-    if not report.total:
-        return "No failed billing operation is unresolved. There is nothing to do."
-    manual = sum(group.by_status[Status.MANUAL] for group in report.groups)
-    lines = [f"Failed billing operations that are unresolved: {report.total}", ""]
-    lines += [_line(group, report.generated_at) for group in report.groups]
-    lines += ["", "What to do next"]
-    if manual:
-        lines += [
-            f"- Waiting for a person: {manual}. Each is a record of the recovery table,",
-            "  which says what failed, with what, and what was tried.",
-        ]
-    if manual < report.total:
-        lines += [f"- Tried again automatically: {report.total - manual}. Nothing to do."]
-    return "\n".join(lines)
-
-
-def _line(group: Group, now: datetime) -> str:
-    statuses = ", ".join(f"{count} {status}" for status, count in group.by_status.items() if count)
-    age, tries = _age(now - group.oldest), f"{group.average_attempts:g} tries each"
-    return f"  {group.type:<22} {group.count:>5}   {statuses}; oldest {age}, {tries}"
-
-
-def _age(age: timedelta) -> str:
-    minutes = int(age.total_seconds() // 60)
-    for unit, size in (("days", 60 * 24), ("hours", 60)):
-        if minutes >= 2 * size:
-            return f"{minutes // size} {unit}"
-    return f"{max(minutes, 0)} minutes"
+def _require_free(record: ErrorRecord) -> None:
+    if record.lease:
+        raise Conflict(f"a run is trying record {record.id}; ask again when it has ended")

@@ -4,26 +4,32 @@
     record id  R                                 the record as it stands
     record id  H#2026-01-31T09:30:00.000000Z#n   a history entry; n is the record's revision
     record id  T#n                               a try
+    CIRCUIT    provider                          the circuit of a provider that did not answer
 
-Only a record in pending or retrying has `due_shard` and `due_at`, and only an unresolved one has
-`unresolved_type`: the indexes `due` and `unresolved` hold what is to be done and nothing else. Four shards
-carry some 4,000 changes a second. Index reads lag; `change` is what decides.
+The index `due` holds the records in pending or retrying and nothing else, so a sweep costs what is due. The others list
+errors, newest first: `status` and `type` in four shards each, since a bad hour may bring thousands of one kind, and
+`customer` and `subscription`. What is being tried for the first time is in none of them. Index reads lag: a list reads
+each record itself, and `change` is what decides.
 """
 
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from heapq import merge
+from itertools import islice
 from typing import Any, Final
 
 from pynamodb.attributes import Attribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.constants import STRING
-from pynamodb.exceptions import TransactWriteError
+from pynamodb.exceptions import DoesNotExist, PutError, TransactWriteError
 from pynamodb.expressions.update import Action
 from pynamodb.transactions import TransactWrite
 
 from tollgate.kernel.dynamodb import RecoveryTable, connect, is_lost_race
 from tollgate.kernel.errors import Conflict, Unavailable
+from tollgate.recovery.circuits import Circuit
+from tollgate.recovery.ledger import Filter, Unresolved
 from tollgate.recovery.model import (
     UNRESOLVED,
     ErrorRecord,
@@ -31,16 +37,20 @@ from tollgate.recovery.model import (
     HistoryEntry,
     Lease,
     Outcome,
-    Policy,
     Status,
-    Strategy,
     Try,
 )
-from tollgate.recovery.service import Unresolved
+from tollgate.recovery.strategies import Policy, Strategy
 
 __all__ = ["DynamoRecovery"]
 
 SHARDS: Final = 4
+
+_CIRCUITS: Final = "CIRCUIT"
+_SCANNED: Final = 1_000
+"""Index entries that one page of a list looks at, at most."""
+_AHEAD: Final = 50
+_READERS: Final = 8
 
 
 def _sortable(at: datetime) -> str:
@@ -76,7 +86,7 @@ class RecordItem(RecoveryTable, discriminator="record"):
     cap_seconds = NumberAttribute()
     created_at = TimeAttribute()
     status = UnicodeAttribute()
-    outcome = UnicodeAttribute()
+    outcome = UnicodeAttribute(null=True)
     error = UnicodeAttribute()
     attempts = NumberAttribute()
     next_retry_at = TimeAttribute(null=True)
@@ -86,7 +96,11 @@ class RecordItem(RecoveryTable, discriminator="record"):
     revision = NumberAttribute()
     due_shard = UnicodeAttribute(null=True)
     due_at = TimeAttribute(null=True)
-    unresolved_type = UnicodeAttribute(null=True)
+    listed_at = UnicodeAttribute()
+    listed_status = UnicodeAttribute(null=True)
+    listed_type = UnicodeAttribute(null=True)
+    listed_customer = UnicodeAttribute(null=True)
+    listed_subscription = UnicodeAttribute(null=True)
 
 
 class HistoryItem(RecoveryTable, discriminator="history"):
@@ -109,6 +123,14 @@ class TryItem(RecoveryTable, discriminator="try"):
     duration_ms = NumberAttribute()
 
 
+class CircuitItem(RecoveryTable, discriminator="circuit"):
+    """The circuit of a provider."""
+
+    failures = NumberAttribute()
+    open_until = TimeAttribute(null=True)
+    revision = NumberAttribute()
+
+
 class DynamoRecovery:
     """The `Recovery` store of the deployment."""
 
@@ -117,16 +139,11 @@ class DynamoRecovery:
         item = RecordItem(
             record.id,
             "R",
-            type=record.type.value,
             operation=record.operation,
-            arguments=record.arguments,
             customer=record.customer,
             subscription=record.subscription,
-            context=record.context,
-            strategy=record.policy.strategy.value,
-            base_seconds=record.policy.base,
-            cap_seconds=record.policy.cap,
             created_at=record.created_at,
+            listed_at=f"{_sortable(record.created_at)}#{record.id}",
             **_state(record),
         )
         history = _history_item(record)
@@ -168,21 +185,103 @@ class DynamoRecovery:
         if not _commit(fill):
             raise Conflict(f"another writer changed record {before.id} first")
 
+    def forget(self, record: ErrorRecord) -> None:
+        """Remove an operation that succeeded at its first try; an error is never removed.
+
+        Raises:
+            Conflict: it is no longer as it was before its first try.
+        """
+        item = RecordItem(record.id, "R")
+        unchanged = (RecordItem.revision == record.revision) & RecordItem.outcome.does_not_exist()
+
+        def fill(transaction: TransactWrite) -> None:
+            transaction.delete(item, unchanged)
+            transaction.delete(_history_item(record))
+
+        if not _commit(fill):
+            raise Conflict(f"another run has taken over {record.id}")
+
     def due(self, now: datetime) -> Iterator[str]:
         """Ids of the records that are due by `now` (inclusive), the longest due first, page by page."""
-        shards = (_query_index("due", "due_shard", str(n), "due_at", _sortable(now)) for n in range(SHARDS))
+        shards = (_query("due", "due_shard", str(n), ("due_at", "<=", _sortable(now))) for n in range(SHARDS))
         for item in merge(*shards, key=lambda item: item["due_at"]["S"]):
             yield item["pk"]["S"]
 
-    def unresolved(self, error_type: ErrorType) -> Iterator[Unresolved]:
-        """The unresolved records of a type, the oldest first, page by page."""
-        for item in _query_index("unresolved", "unresolved_type", error_type.value):
-            yield Unresolved(
-                type=error_type,
-                status=Status(item["status"]["S"]),
-                attempts=int(item["attempts"]["N"]),
-                created_at=datetime.fromisoformat(item["created_at"]["S"]),
-            )
+    def unresolved(self) -> Iterator[Unresolved]:
+        """The unresolved records, page by page."""
+        for status in UNRESOLVED:
+            for shard in range(SHARDS):
+                for item in _query("status", "listed_status", f"{status}#{shard}"):
+                    yield Unresolved(
+                        type=ErrorType(item["type"]["S"]),
+                        status=status,
+                        attempts=int(item["attempts"]["N"]),
+                        created_at=datetime.fromisoformat(item["listed_at"]["S"].partition("#")[0]),
+                    )
+
+    def find(self, wanted: Filter, *, after: str | None, limit: int) -> tuple[list[ErrorRecord], str | None]:
+        """Records as they are now, the newest first; looks at no more than a thousand index entries a page."""
+        entries, found, scanned = _entries(wanted, after), list[ErrorRecord](), 0
+        with ThreadPoolExecutor(_READERS) as readers:
+            while len(found) < limit and scanned < _SCANNED:
+                ahead = list(islice(entries, limit - len(found)))
+                if not ahead:
+                    return found, None
+                ids = [item["pk"]["S"] for item in ahead if _may_be(wanted, item)]
+                found += [record for record in readers.map(self.get, ids) if record and wanted.takes(record)]
+                after, scanned = ahead[-1]["listed_at"]["S"], scanned + len(ahead)
+        return found, after if next(entries, None) else None
+
+    def circuit(self, provider: str) -> Circuit:
+        """What is known of a provider, read consistently."""
+        connect(RecoveryTable)
+        try:
+            item = CircuitItem.get(_CIRCUITS, provider, consistent_read=True)
+        except DoesNotExist:
+            return Circuit(provider)
+        return Circuit(provider, int(item.failures), item.open_until, int(item.revision))
+
+    def change_circuit(self, before: Circuit, after: Circuit) -> bool:
+        """Write a change; False, and no change, when the circuit is no longer as it was before."""
+        connect(RecoveryTable)
+        item = CircuitItem(
+            _CIRCUITS,
+            after.provider,
+            failures=after.failures,
+            open_until=after.open_until,
+            revision=after.revision,
+        )
+        unchanged = CircuitItem.revision == before.revision if before.revision else CircuitItem.pk.does_not_exist()
+        try:
+            item.save(unchanged)
+        except PutError as error:
+            if is_lost_race(error):
+                return False
+            raise
+        return True
+
+
+def _entries(wanted: Filter, after: str | None) -> Iterator[dict[str, Any]]:
+    """Index entries of the narrowest index, the newest first."""
+    if wanted.subscription:
+        partitions = [("subscription", "listed_subscription", wanted.subscription)]
+    elif wanted.customer:
+        partitions = [("customer", "listed_customer", wanted.customer)]
+    elif wanted.type and wanted.status not in UNRESOLVED:
+        partitions = [("type", "listed_type", f"{wanted.type}#{shard}") for shard in range(SHARDS)]
+    else:
+        statuses = [wanted.status] if wanted.status else list(Status)
+        partitions = [
+            ("status", "listed_status", f"{status}#{shard}") for status in statuses for shard in range(SHARDS)
+        ]
+    before = ("listed_at", "<", after) if after else None
+    parts = (_query(*partition, before, forward=False, page_size=_AHEAD) for partition in partitions)
+    return merge(*parts, key=lambda item: str(item["listed_at"]["S"]), reverse=True)
+
+
+def _may_be(wanted: Filter, item: dict[str, Any]) -> bool:
+    """Whether what an index tells of a record leaves it possible that it is meant."""
+    return wanted.strategy is None or item["strategy"]["S"] == wanted.strategy
 
 
 def _commit(fill: Callable[[TransactWrite], None]) -> bool:
@@ -205,10 +304,16 @@ def _commit(fill: Callable[[TransactWrite], None]) -> bool:
     raise Unavailable("other writers are at the same record")
 
 
-def _query_index(
-    index: str, partition: str, value: str, sort: str | None = None, until: str | None = None
+def _query(
+    index: str,
+    partition: str,
+    value: str,
+    condition: tuple[str, str, str] | None = None,
+    *,
+    forward: bool = True,
+    page_size: int = 1_000,
 ) -> Iterator[dict[str, Any]]:
-    """The items of an index, through the table's one client.
+    """The entries of an index in the order of its sort key, through the table's one client.
 
     PynamoDB's own index query filters by the discriminator, which the indexes do not hold, and wants a
     client of its own for a model without one.
@@ -220,21 +325,30 @@ def _query_index(
         "KeyConditionExpression": "#partition = :value",
         "ExpressionAttributeNames": {"#partition": partition},
         "ExpressionAttributeValues": {":value": {"S": value}},
+        "ScanIndexForward": forward,
     }
-    if sort:
-        request["KeyConditionExpression"] += " AND #sort <= :until"
-        request["ExpressionAttributeNames"]["#sort"] = sort
-        request["ExpressionAttributeValues"][":until"] = {"S": until}
-    for page in connection.client.get_paginator("query").paginate(**request):
+    if condition:
+        name, comparison, bound = condition
+        request["KeyConditionExpression"] += f" AND #sort {comparison} :bound"
+        request["ExpressionAttributeNames"]["#sort"] = name
+        request["ExpressionAttributeValues"][":bound"] = {"S": bound}
+    for page in connection.client.get_paginator("query").paginate(**request, PaginationConfig={"PageSize": page_size}):
         yield from page["Items"]
 
 
 def _state(record: ErrorRecord) -> dict[str, Any]:
     """The attributes that a change may change; None for those that do not apply, which are then absent."""
-    lease, due_at = record.lease, record.due_at
+    lease, due_at, shard = record.lease, record.due_at, zlib.crc32(record.id.encode()) % SHARDS
+    listed = record.outcome is not None
     return {
+        "type": record.type.value,
+        "arguments": record.arguments,
+        "context": record.context,
+        "strategy": record.policy.strategy.value,
+        "base_seconds": record.policy.base,
+        "cap_seconds": record.policy.cap,
         "status": record.status.value,
-        "outcome": record.outcome.value,
+        "outcome": record.outcome.value if record.outcome else None,
         "error": record.error,
         "attempts": record.attempts,
         "max_attempts": record.policy.max_attempts,
@@ -243,9 +357,12 @@ def _state(record: ErrorRecord) -> dict[str, Any]:
         "lease_since": lease.since if lease else None,
         "lease_until": lease.until if lease else None,
         "revision": record.revision,
-        "due_shard": str(zlib.crc32(record.id.encode()) % SHARDS) if due_at else None,
+        "due_shard": str(shard) if due_at else None,
         "due_at": due_at,
-        "unresolved_type": record.type.value if record.status in UNRESOLVED else None,
+        "listed_status": f"{record.status}#{shard}" if listed else None,
+        "listed_type": f"{record.type}#{shard}" if listed else None,
+        "listed_customer": record.customer if listed else None,
+        "listed_subscription": record.subscription if listed else None,
     }
 
 
@@ -297,7 +414,7 @@ def _record(item: RecordItem, history: tuple[HistoryEntry, ...], tries: tuple[Tr
         context=item.context,
         policy=Policy(Strategy(item.strategy), int(item.max_attempts), int(item.base_seconds), int(item.cap_seconds)),
         status=Status(item.status),
-        outcome=Outcome(item.outcome),
+        outcome=Outcome(item.outcome) if item.outcome else None,
         error=item.error,
         created_at=item.created_at,
         attempts=int(item.attempts),
