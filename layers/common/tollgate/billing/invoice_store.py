@@ -50,6 +50,8 @@ class InvoiceItem(BillingTable, discriminator="invoice"):
     currency = UnicodeAttribute()
     total = DecimalAttribute()
     amount_paid = DecimalAttribute()
+    payment = UnicodeAttribute(null=True)
+    attempts = NumberAttribute(default=0)
     body = BinaryAttribute(legacy_encoding=False)
     invoice_customer = UnicodeAttribute()
     invoice_subscription = UnicodeAttribute()
@@ -211,6 +213,8 @@ def _item(invoice: Invoice) -> InvoiceItem:
         currency=invoice.currency,
         total=invoice.total,
         amount_paid=invoice.amount_paid,
+        payment=invoice.payment,
+        attempts=invoice.attempts,
         body=zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 6),
         invoice_customer=invoice.customer,
         invoice_subscription=invoice.subscription,
@@ -221,7 +225,8 @@ def _item(invoice: Invoice) -> InvoiceItem:
 
 def _invoice(item: InvoiceItem) -> Invoice:
     body = json.loads(zlib.decompress(item.body))
-    return invoice_from_dict(body, tuple(_late_from_list(late) for late in body["late"]), int(item.revision))
+    invoice = invoice_from_dict(body, tuple(_late_from_list(late) for late in body["late"]), int(item.revision))
+    return replace(invoice, payment=item.payment, attempts=int(item.attempts))
 
 
 def _late_to_list(late: Late) -> list[Any]:

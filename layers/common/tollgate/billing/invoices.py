@@ -42,6 +42,7 @@ __all__ = [
     "line_to_dict",
     "move",
     "paid",
+    "payment_id",
     "require_transition",
 ]
 
@@ -149,6 +150,8 @@ class Invoice:
         total: the sum of the lines.
         amount_paid: what of it has been paid; what was refunded later is told by the payments.
         late: what metering must be told is billed, before the invoice opens.
+        payment: the payment of it that is under way, if one is.
+        attempts: how many payments of it there have been; their ids are `payment_id` of each number.
         revision: grows with every write; a write is made on condition of the revision that was read.
     """
 
@@ -169,6 +172,8 @@ class Invoice:
     amount_paid: Decimal = ZERO
     late: tuple[Late, ...] = ()
     history: tuple[Transition, ...] = ()
+    payment: str | None = None
+    attempts: int = 0
     revision: int = field(default=0)
 
     @property
@@ -201,13 +206,20 @@ def require_transition(invoice: Invoice, status: InvoiceStatus) -> None:
         raise Conflict(f"The invoice {invoice.id} is {invoice.status} and cannot become {status}; possible: {names}.")
 
 
+def payment_id(invoice: str, number: int) -> str:
+    """The one id that the n-th try to pay an invoice can have, from 1."""
+    return derived_id("pay", f"{invoice}#{number}")
+
+
 def move(invoice: Invoice, status: InvoiceStatus, *, at: datetime, actor: str, reason: str) -> Invoice:
     """The invoice in another status, with the change in its history.
 
     Raises:
-        Conflict: the status cannot follow.
+        Conflict: the status cannot follow; or it is being paid, and so cannot be void.
     """
     require_transition(invoice, status)
+    if status is InvoiceStatus.VOID and invoice.payment is not None:
+        raise Conflict(f"The payment {invoice.payment} of the invoice {invoice.id} is under way.")
     entry = Transition(at, invoice.status, status, actor, reason)
     return replace(invoice, status=status, history=(*invoice.history, entry), revision=invoice.revision + 1)
 
@@ -219,7 +231,7 @@ def paid(invoice: Invoice, *, at: datetime, actor: str, reason: str) -> Invoice:
         Conflict: it cannot be paid: it is paid already, void, or has no number yet.
     """
     moved = move(invoice, InvoiceStatus.PAID, at=at, actor=actor, reason=reason)
-    return replace(moved, paid_at=at, amount_paid=invoice.total)
+    return replace(moved, paid_at=at, amount_paid=invoice.total, payment=None)
 
 
 def line_to_dict(line: InvoiceLine) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput
-from tollgate.kernel.money import EXACT, ZERO, round_amount
+from tollgate.kernel.money import EXACT, ZERO, format_amount, round_amount
 
 __all__ = [
     "MAX_AMOUNT",
@@ -133,7 +133,8 @@ def post(
     balance = EXACT.add(before.balance, amount)
     if amount < 0 and balance < -overdraft:
         raise InsufficientFunds(
-            f"The wallet of {customer} holds {before.balance:f} {currency}; this would take {-amount:f}."
+            f"The wallet of {customer} holds {format_amount(before.balance, currency)} {currency};"
+            f" this would take {format_amount(-amount, currency)}."
         )
     number = before.entries + 1
     entry = Entry(number, entry_id, entry_type, amount, balance, currency, description, at)
