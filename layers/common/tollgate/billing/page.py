@@ -74,7 +74,7 @@ def invoice_page(
     ]
     if invoice.paid_at:
         facts.append(("Paid on", _date(invoice.paid_at, zone)))
-    rows = "".join(_line(line, invoice.currency, zone) for line in invoice.lines) or (
+    rows = "".join(_line(line, zone) for line in invoice.lines) or (
         '<tbody><tr><td colspan="4">Nothing was charged in this period.</td></tr></tbody>'
     )
     due = "Owed to you" if invoice.amount_due < 0 else "Amount due"
@@ -102,7 +102,7 @@ def _address(lines: Iterable[str]) -> str:
     return f"<address>{'<br>'.join(escape(line.strip()) for line in lines)}</address>"
 
 
-def _line(line: InvoiceLine, currency: str, zone: str) -> str:
+def _line(line: InvoiceLine, zone: str) -> str:
     what = escape(line.description) + f'<span class="p">{escape(_period(line.period, zone))}</span>'
     quantity = format_decimal(line.quantity) if line.quantity is not None else ""
     price = ""
