@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from tollgate.billing.collecting import collect, invoice_payments
 from tollgate.billing.invoice_store import DynamoInvoices
-from tollgate.billing.invoices import Invoice, InvoiceStatus, invoice_number
+from tollgate.billing.invoices import Invoice, InvoiceStatus, invoice_number, move
 from tollgate.billing.ledger import enter
 from tollgate.billing.payment_store import DynamoPayments
 from tollgate.billing.payments import CLAIM, Decline, DeclineKind, Payer, Payment, Refund
@@ -125,12 +125,17 @@ class Seller:
             overdraft=D(overdraft),
             new_key=lambda: f"key-{next(self._keys)}",
             on_settled=lambda invoice: self.settled.append(invoice.id),
-            on_past_due=lambda invoice: self.late.append(invoice.id),
+            on_past_due=self._fall_due,
         )
 
     def clock(self) -> datetime:
         """The present."""
         return self.now
+
+    def _fall_due(self, invoice: Invoice) -> None:
+        self.late.append(invoice.id)
+        if invoice.status is InvoiceStatus.OPEN:
+            self.till.payments.write(move(invoice, InvoiceStatus.PAST_DUE, at=self.now, actor="test", reason="failed"))
 
     def wait(self, time: timedelta = CLAIM) -> None:
         """Let time pass, so that the claim of whoever died is over."""
@@ -184,10 +189,10 @@ class Seller:
 
     def refund(self, payment_id: str, name: str, amount: str | None = None, reason: str = "") -> Refund:
         """Give some of a payment back."""
-        refund, is_new = begin_refund(
+        refund = begin_refund(
             self.till, payment_id, refund_id=name, amount=D(amount) if amount else None, reason=reason
         )
-        return give(self.till, refund.id, is_ours=is_new)
+        return give(self.till, refund.id)
 
     def balance(self, customer: str = "ada") -> Decimal:
         """What a wallet holds, which is the sum of its ledger."""

@@ -16,9 +16,10 @@ CHAIN = ("kernel", "pricing", "catalog", "metering", "entitlements", "billing")
 MAY_IMPORT = {
     **{context: {*CHAIN[: place + 1]} for place, context in enumerate(CHAIN)},
     "recovery": {"recovery", "kernel"},
+    "billing": {*CHAIN, "recovery"},
     "api": {"api", "kernel"},
 }
-"""What of ours each part of the layer may import: itself, and what stands before it."""
+"""What of ours each part of the layer may import: itself, and what stands before it; billing's operations recover."""
 
 IMPURE = {
     "boto3",

@@ -32,7 +32,7 @@ from tollgate.billing.wallet import EntryType, Posting, Wallet, post, top_up_due
 from tollgate.kernel.errors import Conflict, NotFound, Unavailable
 from tollgate.kernel.ids import derived_id
 
-__all__ = ["ask", "collect", "invoice_payments", "mark_past_due", "stop_top_up", "top_up", "void"]
+__all__ = ["ask", "collect", "give_up", "invoice_payments", "stop_top_up", "top_up", "void"]
 
 COLLECTOR: Final = "collecting"
 """The actor of what collecting does to an invoice."""
@@ -313,27 +313,12 @@ def void(till: Till, invoice_id: str, *, actor: str, reason: str) -> Invoice:
     raise _busy(f"invoice {invoice_id}")
 
 
-def mark_past_due(till: Till, invoice_id: str) -> Invoice:
-    """Say of an open invoice that the last try to collect it has failed; any other is left as it is.
-
-    One that the provider is still at work on has not failed.
-    """
-    for _ in range(TRIES):
-        invoice = existing_invoice(till, invoice_id)
-        if invoice.status is InvoiceStatus.OPEN:
-            payment = till.payments.payment(invoice.payment) if invoice.payment else None
-            if payment is not None and payment.reference is not None:
-                return invoice
-            late = move(
-                invoice, InvoiceStatus.PAST_DUE, at=till.clock(), actor=COLLECTOR, reason="could not be collected"
-            )
-            if not till.payments.write(late):
-                continue
-            invoice = late
-        if invoice.status is InvoiceStatus.PAST_DUE:
-            till.on_past_due(invoice)
-        return invoice
-    raise _busy(f"invoice {invoice_id}")
+def give_up(till: Till, invoice_id: str) -> None:
+    """Have an invoice be past due, for its last try has failed; not while the provider is still at work on it."""
+    invoice = existing_invoice(till, invoice_id)
+    payment = till.payments.payment(invoice.payment) if invoice.payment else None
+    if invoice.status in COLLECTIBLE and (payment is None or payment.reference is None):
+        till.on_past_due(invoice)
 
 
 def invoice_payments(till: Till, invoice: Invoice) -> list[Payment]:

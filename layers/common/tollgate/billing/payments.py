@@ -191,7 +191,7 @@ def refund_of(
     if wanted <= 0 or wanted > left:
         there_is = f"{format_amount(left, payment.currency)} {payment.currency}"
         raise Conflict(f"Of the payment {payment.id}, {there_is} are left to be refunded.")
-    refund = Refund(refund_id, payment.id, wanted, payment.currency, reason, key, at, claimed_until=at + CLAIM)
+    refund = Refund(refund_id, payment.id, wanted, payment.currency, reason, key, at)
     counted = replace(payment, refunded=EXACT.add(payment.refunded, wanted), revision=payment.revision + 1)
     return counted, refund
 

@@ -36,10 +36,8 @@ __all__ = ["abandon", "ask_refund", "begin_refund", "give"]
 _Answer = TypeVar("_Answer")
 
 
-def begin_refund(
-    till: Till, payment_id: str, *, refund_id: str, amount: Decimal | None, reason: str
-) -> tuple[Refund, bool]:
-    """Store a refund of a payment, of all that is left of it unless an amount is given; whether it is new.
+def begin_refund(till: Till, payment_id: str, *, refund_id: str, amount: Decimal | None, reason: str) -> Refund:
+    """Store a refund of a payment, of all that is left of it unless an amount is given.
 
     The same request again gives the refund it made.
 
@@ -55,19 +53,19 @@ def begin_refund(
             same = (known.payment, known.reason) == (payment_id, reason)
             if not same or (amount is not None and amount != known.amount):
                 raise Conflict(f"The refund {refund_id} was made by another request.")
-            return known, False
+            return known
         payment = existing_payment(till, payment_id)
         counted, refund = refund_of(
             payment, refund_id=refund_id, amount=amount, reason=reason, key=till.new_key(), at=till.clock()
         )
         taken = [] if payment.invoice else [_move(till, payment, refund, -refund.amount, "refund of a top-up")]
         if till.payments.write(refund, counted, *taken):
-            return refund, True
+            return refund
     raise _busy(f"payment {payment_id}")
 
 
-def give(till: Till, refund_id: str, *, is_ours: bool = False) -> Refund:
-    """Have the provider give a refund, if it has not yet; `is_ours` says that the claim it was stored with is held.
+def give(till: Till, refund_id: str) -> Refund:
+    """Have the provider give a refund, if it has not yet, which it is asked first.
 
     It is pending while the provider is still at work on it, or while it was declined and may be tried again.
 
@@ -81,11 +79,8 @@ def give(till: Till, refund_id: str, *, is_ours: bool = False) -> Refund:
         return refund
     payment = existing_payment(till, refund.payment)
     provider = till.provider(payment)
-    if is_ours:
-        ours, outcome = refund, None
-    else:
-        ours = _claimed(till, refund)
-        outcome = _asked(till, ours, lambda: provider.find_refund(payment, ours))
+    ours = _claimed(till, refund)
+    outcome = _asked(till, ours, lambda: provider.find_refund(payment, ours))
     if outcome is None:
         outcome = _asked(till, ours, lambda: provider.refund(payment, ours))
     return _settle(till, payment, ours, outcome)

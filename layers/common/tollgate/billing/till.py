@@ -73,7 +73,7 @@ class Till:
         overdraft: how far below 0 a wallet may go.
         new_key: makes the key that a provider knows a payment or refund by, for ever.
         on_settled: is told of each invoice that is found paid or void; more than once does no harm.
-        on_past_due: is told of each invoice that is past due; more than once does no harm.
+        on_past_due: makes an open invoice past due, with all that follows; more than once does no harm.
     """
 
     invoices: Invoices
