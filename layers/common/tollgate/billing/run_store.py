@@ -8,7 +8,14 @@ RUN#id           SUBSCRIPTION#id   what came of a subscription in it
 from collections.abc import Iterator
 from datetime import UTC
 
-from pynamodb.attributes import ListAttribute, NumberAttribute, UnicodeAttribute, UTCDateTimeAttribute
+from pynamodb.attributes import (
+    BooleanAttribute,
+    NumberAttribute,
+    UnicodeAttribute,
+    UnicodeSetAttribute,
+    UTCDateTimeAttribute,
+)
+from pynamodb.expressions.update import Action
 
 from tollgate.billing.runs import Result, Run
 from tollgate.kernel.dynamodb import BillingTable, connect, read_item, write_all
@@ -24,14 +31,16 @@ class RunItem(BillingTable, discriminator="run"):
     as_of = UTCDateTimeAttribute()
     started_at = UTCDateTimeAttribute()
     actor = UnicodeAttribute()
+    asked_for = UTCDateTimeAttribute(null=True)
     found = NumberAttribute(null=True)
 
 
 class ResultItem(BillingTable, discriminator="run_result"):
     """What came of a subscription."""
 
-    invoices: ListAttribute[str] = ListAttribute()
+    invoices = UnicodeSetAttribute(null=True)
     error = UnicodeAttribute(null=True)
+    is_done = BooleanAttribute()
 
 
 class DynamoRuns:
@@ -43,7 +52,8 @@ class DynamoRuns:
         if item is None:
             return None
         found = None if item.found is None else int(item.found)
-        return Run(run_id, item.as_of.astimezone(UTC), item.started_at.astimezone(UTC), item.actor, found)
+        asked_for = item.asked_for.astimezone(UTC) if item.asked_for else None
+        return Run(run_id, item.as_of.astimezone(UTC), item.started_at.astimezone(UTC), item.actor, found, asked_for)
 
     def begin(self, run: Run) -> bool:
         """Write a new run; False when its id is taken."""
@@ -55,16 +65,24 @@ class DynamoRuns:
         _item(run).save()
 
     def record(self, run_id: str, result: Result) -> None:
-        """Write what came of a subscription; the last word counts."""
+        """Write what came of a subscription: its invoices are added to those known, else the last word counts."""
         connect(BillingTable)
-        sk = f"{_RESULT}{result.subscription}"
-        ResultItem(f"RUN#{run_id}", sk, invoices=list(result.invoices), error=result.error).save()
+        error = ResultItem.error
+        actions: list[Action] = [
+            ResultItem.kind.set(ResultItem),
+            ResultItem.is_done.set(result.is_done),
+            error.set(result.error) if result.error is not None else error.remove(),
+        ]
+        if result.invoices:
+            actions.append(ResultItem.invoices.add(set(result.invoices)))
+        ResultItem(f"RUN#{run_id}", f"{_RESULT}{result.subscription}").update(actions)
 
     def results(self, run_id: str) -> Iterator[Result]:
         """What came of the subscriptions so far, by subscription."""
         connect(BillingTable)
         for item in ResultItem.query(f"RUN#{run_id}", ResultItem.sk.startswith(_RESULT), consistent_read=True):
-            yield Result(item.sk.removeprefix(_RESULT), tuple(item.invoices), item.error)
+            invoices = tuple(sorted(item.invoices or ()))
+            yield Result(item.sk.removeprefix(_RESULT), invoices, item.error, bool(item.is_done))
 
 
 def _item(run: Run) -> RunItem:
@@ -74,5 +92,6 @@ def _item(run: Run) -> RunItem:
         as_of=run.as_of,
         started_at=run.started_at,
         actor=run.actor,
+        asked_for=run.asked_for,
         found=run.found,
     )

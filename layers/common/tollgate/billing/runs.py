@@ -24,6 +24,7 @@ __all__ = [
     "Runs",
     "carry_out",
     "message_text",
+    "message_to_dict",
     "progress",
     "progress_to_dict",
     "read_message",
@@ -39,22 +40,30 @@ _SHOWN: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A billing run; `found` is how many subscriptions were due, None while they are still looked for."""
+    """A billing run; `found` is how many subscriptions were due, None while they are still looked for.
+
+    `asked_for` is the instant that the request named, if it named one: `as_of` is no later than the start.
+    """
 
     id: str
     as_of: datetime
     started_at: datetime
     actor: str
     found: int | None = None
+    asked_for: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a subscription in a run: its new invoices, or why it could not be billed."""
+    """What came of a subscription in a run: its new invoices, or why it could not be billed.
+
+    `is_done` is False while periods of it are left, which are in the queue.
+    """
 
     subscription: str
     invoices: tuple[str, ...] = ()
     error: str | None = None
+    is_done: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ class Runs(Protocol):
         """Write how many subscriptions a run has found."""
 
     def record(self, run_id: str, result: Result) -> None:
-        """Write what came of a subscription; the last word counts."""
+        """Write what came of a subscription: its invoices are added to those known, else the last word counts."""
 
     def results(self, run_id: str) -> Iterator[Result]:
         """What came of the subscriptions so far."""
@@ -125,7 +134,7 @@ def carry_out(
     """
     if not runs.begin(run):
         known = runs.run(run.id)
-        if known is None or known.as_of != run.as_of:
+        if known is None or known.asked_for != run.asked_for:
             raise Conflict(f"The run {run.id} was begun by another request.")
         return progress(known, runs)
     found = 0
@@ -133,10 +142,10 @@ def carry_out(
     for name in due:
         found += 1
         result = bill(name) if has_time() else None
-        if result is None:
-            waiting.append(Message(name, run.as_of, run.id))
-        else:
+        if result is not None:
             runs.record(run.id, result)
+        if result is None or not result.is_done:
+            waiting.append(Message(name, run.as_of, run.id))
     done = replace(run, found=found)
     runs.found(done)
     send(waiting)
@@ -148,11 +157,11 @@ def progress(run: Run, runs: Runs) -> Progress:
     billed = invoices = 0
     failures: list[Result] = []
     for result in runs.results(run.id):
-        if result.error is None:
-            billed += 1
-            invoices += len(result.invoices)
-        else:
+        invoices += len(result.invoices)
+        if result.error is not None:
             failures.append(result)
+        elif result.is_done:
+            billed += 1
     return Progress(run, billed, invoices, tuple(failures))
 
 
@@ -173,10 +182,14 @@ def progress_to_dict(so_far: Progress) -> dict[str, Any]:
     }
 
 
+def message_to_dict(message: Message) -> dict[str, Any]:
+    """A message as JSON values."""
+    return {"subscription": message.subscription, "as_of": format_time(message.as_of), "run": message.run}
+
+
 def message_text(message: Message) -> str:
     """A message of the billing queue."""
-    body = {"subscription": message.subscription, "as_of": format_time(message.as_of), "run": message.run}
-    return json.dumps(body)
+    return json.dumps(message_to_dict(message))
 
 
 def read_message(text: str) -> Message:
