@@ -89,7 +89,7 @@ class Cashier:
             return self._after(invoice_id, failed)
         try:
             found, payment = collect(self.till, invoice_id)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             raise _unknown() from None
         if found.status is InvoiceStatus.PAID:
             with suppress(Conflict):  # a run is trying it, and will find it paid
@@ -136,7 +136,7 @@ class Cashier:
         Raises:
             NotFound: there is no such payment.
             Conflict: another is at work on it now.
-            TimeoutError: it cannot be told.
+            TimeoutError, ConnectionError: it cannot be told.
         """
         payment = ask(self.till, payment_id)
         if payment.status is Status.SUCCEEDED and payment.invoice is not None:
@@ -303,7 +303,7 @@ class Cashier:
         payment = self.till.payments.payment(invoice.payment) if invoice.payment else None
         if payment is not None and payment.reference is not None:
             return invoice  # the provider is at work on it
-        if failed.outcome is Outcome.UNKNOWN:
+        if failed.outcome is Outcome.UNKNOWN or payment is not None:
             raise _unknown()
         raise PaymentFailed(f"{failed.error} The error record is {failed.id}.")
 

@@ -50,6 +50,7 @@ def collect(till: Till, invoice_id: str) -> tuple[Invoice, Payment | None]:
         NotFound: there is no such invoice.
         Conflict: it cannot be paid, or another is at work on its payment now.
         TimeoutError: it is not known whether the customer was charged.
+        ConnectionError: the provider cannot be reached, and nothing was charged.
     """
     for _ in range(TRIES):
         invoice = existing_invoice(till, invoice_id)
@@ -121,6 +122,7 @@ def top_up(till: Till, customer: str) -> Payment | None:
     Raises:
         Conflict: another is at work on it now.
         TimeoutError: it is not known whether the customer was charged.
+        ConnectionError: the provider cannot be reached, and nothing was charged.
     """
     for _ in range(TRIES):
         wallet = till.wallets.wallet(customer)
@@ -164,7 +166,7 @@ def ask(till: Till, payment_id: str) -> Payment:
     Raises:
         NotFound: there is no such payment.
         Conflict: another is at work on it now.
-        TimeoutError: it cannot be told.
+        TimeoutError, ConnectionError: it cannot be told.
     """
     payment = existing_payment(till, payment_id)
     if payment.status is not Status.PENDING:
@@ -195,7 +197,7 @@ def _charge(till: Till, payment: Payment) -> Payment:
 def _is_topped_up(till: Till, customer: str) -> bool:
     try:
         payment = top_up(till, customer)
-    except (Conflict, TimeoutError):  # what became of it is asked before the next one
+    except (Conflict, TimeoutError, ConnectionError):  # what became of it is asked before the next one
         return False
     return payment is not None and payment.status is Status.SUCCEEDED
 
@@ -203,7 +205,7 @@ def _is_topped_up(till: Till, customer: str) -> bool:
 def _asked(till: Till, payment: Payment, question: Callable[[Payment], _Answer]) -> _Answer:
     try:
         return question(payment)
-    except TimeoutError:
+    except (TimeoutError, ConnectionError):
         with suppress(Unavailable):  # then the claim ends by itself
             _release(till, payment)
         raise

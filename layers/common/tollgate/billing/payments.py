@@ -39,8 +39,8 @@ __all__ = [
     "settle_succeeded",
 ]
 
-CLAIM: Final = timedelta(minutes=3)
-"""Longer than any call to a provider; the claim of a process that ended is over by then."""
+CLAIM: Final = timedelta(minutes=1)
+"""Longer than the calls to a provider take; the claim of a process that ended is over by then."""
 
 
 class Status(StrEnum):

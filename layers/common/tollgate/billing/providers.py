@@ -1,8 +1,9 @@
 """Who moves the money: what a payment provider must do, and the wallet as one.
 
-A call ends in one of four ways: it succeeded, it was declined, the provider is still at work on it (a bank debit takes
-days), or, as a TimeoutError, it is not known what became of it. After that the provider is asked by `find_charge` or
-`find_refund` before anything is tried again, and whatever is tried again carries the same key.
+A call ends in one of five ways: it succeeded, it was declined, the provider is still at work on it (a bank debit takes
+days), as a ConnectionError the provider was not there, or as a TimeoutError it is not known what became of it. After
+that the provider is asked by `find_charge` or `find_refund` before anything is tried again, and whatever is tried
+again carries the same key.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ Outcome = Succeeded | Processing | Decline
 
 
 class PaymentProvider(Protocol):
-    """Charges and gives back. None of the four raises anything but a TimeoutError: the outcome is not known."""
+    """Charges and gives back. None of the four raises anything but a TimeoutError or a ConnectionError."""
 
     def charge(self, payment: Payment) -> Outcome:
         """Charge a payment, once for its key."""

@@ -73,6 +73,7 @@ def give(till: Till, refund_id: str) -> Refund:
         NotFound: there is no such refund.
         Conflict: another is at work on it now.
         TimeoutError: it is not known whether the money was given back.
+        ConnectionError: the provider cannot be reached, and nothing was given back.
     """
     refund = _existing(till, refund_id)
     if refund.status is not Status.PENDING:
@@ -92,7 +93,7 @@ def ask_refund(till: Till, refund_id: str) -> Refund:
     Raises:
         NotFound: there is no such refund.
         Conflict: another is at work on it now.
-        TimeoutError: it cannot be told.
+        TimeoutError, ConnectionError: it cannot be told.
     """
     refund = _existing(till, refund_id)
     if refund.status is not Status.PENDING:
@@ -108,7 +109,7 @@ def abandon(till: Till, refund_id: str) -> Refund:
 
     Raises:
         Conflict: another is at work on it now.
-        TimeoutError: it cannot be told whether it happened.
+        TimeoutError, ConnectionError: it cannot be told whether it happened.
     """
     refund = ask_refund(till, refund_id)
     if refund.status is not Status.PENDING or refund.reference is not None:
@@ -170,7 +171,7 @@ def _move(till: Till, payment: Payment, refund: Refund, amount: Decimal, descrip
 def _asked(till: Till, refund: Refund, question: Callable[[], _Answer]) -> _Answer:
     try:
         return question()
-    except TimeoutError:
+    except (TimeoutError, ConnectionError):
         with suppress(Unavailable):  # then the claim ends by itself
             _release(till, refund)
         raise
