@@ -15,6 +15,8 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
+from tollgate.billing.runs import BILL_SUBSCRIPTION
+from tollgate.billing.runs import requeue as bill_by_message
 from tollgate.catalog.deliveries import DELIVER, PUBLISH, Deliveries, EventBus
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.errors import Unavailable
@@ -59,6 +61,11 @@ def count_again(arguments: Mapping[str, Any], _key: str) -> None:
     requeue(arguments, lambda body: sqs.send_message(QueueUrl=required("EVENTS_QUEUE_URL"), MessageBody=body))
 
 
+def bill_again(arguments: Mapping[str, Any], _key: str) -> None:
+    """The operation bill_subscription."""
+    bill_by_message(arguments, lambda body: sqs.send_message(QueueUrl=required("BILLING_QUEUE_URL"), MessageBody=body))
+
+
 OPERATIONS: Final[dict[str, Operation]] = {  # contexts register theirs here
     operation.name: operation
     for operation in (
@@ -79,6 +86,7 @@ OPERATIONS: Final[dict[str, Operation]] = {  # contexts register theirs here
             outages=(DeliveryFailed,),
         ),
         Operation(COUNT_EVENTS, count_again, repeatable=True),
+        Operation(BILL_SUBSCRIPTION, bill_again, repeatable=True),
     )
 }
 

@@ -82,6 +82,33 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         },
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
     },
+    "Billing": {
+        "BillingLogs": LOGS,
+        "UsageTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:DeleteItem",
+        },
+        "UsageTable/index/due": {"dynamodb:Query"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "BillingTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+        },
+        "BillingTable/index/invoice_customer": {"dynamodb:Query"},
+        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
+        "BillingTable/index/invoice_status": {"dynamodb:Query"},
+        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"},
+        "BillingQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "RetriesQueue": {"sqs:SendMessage"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
+    },
     "Recovery": {
         "RecoveryLogs": LOGS,
         "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
@@ -102,6 +129,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "*": {"cloudwatch:PutMetricData"},
         "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
         "EventsQueue": {"sqs:SendMessage"},
+        "BillingQueue": {"sqs:SendMessage"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "ErrorReport": {
@@ -111,6 +139,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "Scheduler": {
+        "BillingFunction": {"lambda:InvokeFunction"},
         "RetryProcessorFunction": {"lambda:InvokeFunction"},
         "ErrorReportFunction": {"lambda:InvokeFunction"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
@@ -141,6 +170,12 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
         "RESERVATION#*",
     ],
     ("Entitlements", "UsageTable", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"): ["HEAD#*"],
+    ("Billing", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*", "COUNTER#*", "ADJUST#*"],
+    ("Billing", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("Billing", "UsageTable", "dynamodb:DeleteItem"): ["ADJUST#*"],
+    ("Billing", "CatalogTable", "dynamodb:GetItem"): ["PLAN#*", "CUSTOMER", "SECRET"],
+    ("Billing", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
+    ("Billing", "BillingTable", "dynamodb:UpdateItem"): ["RUN#*"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
     ("Recovery", "CatalogTable"): ["SECRET"],
@@ -160,9 +195,11 @@ QUEUES = (
     "AlertsDeadLetterQueue",
     "RetriesQueue",
     "RetriesDeadLetterQueue",
+    "BillingQueue",
+    "BillingDeadLetterQueue",
     "InvocationsDeadLetterQueue",
 )
-CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts"), ("Retries", "RetryProcessor")]
+CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts"), ("Billing", "Billing"), ("Retries", "RetryProcessor")]
 
 
 def arn(name: str) -> dict[str, Any]:
@@ -359,11 +396,14 @@ def test_what_cannot_be_dealt_with_goes_to_a_dead_letter_queue(
     assert redrive == {"deadLetterTargetArn": arn(f"{queue}DeadLetterQueue"), "maxReceiveCount": 5}
 
 
-def test_the_consumer_knows_which_receive_of_a_message_is_the_last(resources: Resources) -> None:
+@pytest.mark.parametrize(("queue", "function"), [("Events", "Usage"), ("Billing", "Billing")])
+def test_the_consumer_knows_which_receive_of_a_message_is_the_last(
+    resources: Resources, queue: str, function: str
+) -> None:
     """It writes a record before that one, which a killed function could not."""
-    environment = resources["UsageFunction"]["Properties"]["Environment"]["Variables"]
-    redrive = resources["EventsQueue"]["Properties"]["RedrivePolicy"]
-    assert environment["EVENTS_MAX_RECEIVES"] == str(redrive["maxReceiveCount"])
+    environment = resources[f"{function}Function"]["Properties"]["Environment"]["Variables"]
+    redrive = resources[f"{queue}Queue"]["Properties"]["RedrivePolicy"]
+    assert environment[f"{queue.upper()}_MAX_RECEIVES"] == str(redrive["maxReceiveCount"])
 
 
 def test_all_that_is_put_on_the_usage_bus_goes_to_the_events_queue(resources: Resources) -> None:
@@ -441,12 +481,17 @@ def test_only_alarms_of_this_account_publish_to_the_alarm_topic(resources: Resou
 
 
 @pytest.mark.parametrize(
-    ("name", "expression"), [("RetryProcessor", "rate(5 minutes)"), ("ErrorReport", "cron(0 7 * * ? *)")]
+    ("name", "expression"),
+    [
+        ("RetryProcessor", "rate(5 minutes)"),
+        ("Billing", "rate(15 minutes)"),
+        ("ErrorReport", "cron(0 7 * * ? *)"),
+    ],
 )
 def test_eventbridge_scheduler_invokes_and_keeps_what_it_could_not(
     resources: Resources, name: str, expression: str
 ) -> None:
-    """The retry processor every 5 minutes, the report once a day."""
+    """The retry processor every 5 minutes, billing every 15, the report once a day."""
     [schedule] = [
         one for one in of_type(resources, "AWS::Scheduler::Schedule").values()
         if one["Target"]["Arn"] == arn(f"{name}Function")
@@ -537,7 +582,7 @@ def test_a_sweep_or_report_that_fails_for_good_is_kept(resources: Resources) -> 
     """After two retries the invocation goes to the dead-letter queue."""
     configs = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
     functions = [config["FunctionName"]["Ref"] for config in configs]
-    assert sorted(functions) == ["ErrorReportFunction", "RetryProcessorFunction"]
+    assert sorted(functions) == ["BillingFunction", "ErrorReportFunction", "RetryProcessorFunction"]
     for config in configs:
         assert config["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
         assert config["MaximumRetryAttempts"] == 2
@@ -556,6 +601,7 @@ def test_what_waits_in_a_dead_letter_queue_or_fails_in_a_sweep_is_told(resources
         {"Fn::GetAtt": ["EventsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["AlertsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["RetriesDeadLetterQueue", "QueueName"]},
+        {"Fn::GetAtt": ["BillingDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["InvocationsDeadLetterQueue", "QueueName"]},
     ]
     assert watched["Errors"] == [{"Ref": "RetryProcessorFunction"}]
@@ -717,6 +763,7 @@ def vagueness(key: str) -> tuple[int, list[int], bool]:
         ("UnresolvedErrorsThreshold", 1),
         ("LogRetentionDays", 30),
         ("ArchiveDays", 400),
+        ("Seller", ""),
     ],
 )
 def test_a_deployment_needs_no_parameters(translated: dict[str, Any], parameter: str, default: object) -> None:
