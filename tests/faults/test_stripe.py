@@ -16,7 +16,7 @@ from tests.faults.stripe_server import SECRET, LocalStripe, running
 from tests.faults.test_cashier import Office
 from tests.faults.till import Seller
 from tollgate.billing.collecting import ask, collect, give_up, invoice_payments
-from tollgate.billing.payments import DeclineKind, Payer, Payment, Status
+from tollgate.billing.payments import DeclineKind, Payer, Payment, PaymentStatus
 from tollgate.billing.providers import Outcome
 from tollgate.billing.stripe_provider import StripeProvider, minor_units, read_news
 from tollgate.kernel.errors import BadRequest, Forbidden
@@ -73,7 +73,7 @@ def test_a_card_is_charged_off_session_and_the_invoice_paid(seller: Seller, serv
     """The payment says what Stripe calls it; Stripe, which payment it is for."""
     seller.invoice("inv-1", "20.05")
     payment = seller.collect("inv-1")
-    assert (payment.status, seller.status("inv-1"), server.charged()) == (Status.SUCCEEDED, "paid", [2005])
+    assert (payment.status, seller.status("inv-1"), server.charged()) == (PaymentStatus.SUCCEEDED, "paid", [2005])
     assert payment.reference is not None
     intent = server.client.v1.payment_intents.retrieve(payment.reference)
     assert intent.metadata.to_dict() == {"tollgate_key": payment.key, "tollgate_payment": payment.id}
@@ -149,7 +149,7 @@ def test_a_payment_method_that_is_named_is_charged_in_place_of_the_default(selle
     server.replace_card(account, DECLINED)
     seller.till.payments.save_payer(Payer("ada", "stripe", account, good))
     seller.invoice("inv-1", "20.00")
-    assert seller.collect("inv-1").status is Status.SUCCEEDED
+    assert seller.collect("inv-1").status is PaymentStatus.SUCCEEDED
 
 
 def test_a_bank_debit_is_processing_until_stripe_knows_better(seller: Seller, server: LocalStripe) -> None:
@@ -162,17 +162,17 @@ def test_a_bank_debit_is_processing_until_stripe_knows_better(seller: Seller, se
     seller.till.payments.save_payer(Payer("ada", "stripe", account, debit.id))
     seller.invoice("inv-1", "20.00")
     payment = seller.collect("inv-1")
-    assert (payment.status, payment.reference is not None) == (Status.PENDING, True)
+    assert (payment.status, payment.reference is not None) == (PaymentStatus.PENDING, True)
     give_up(seller.till, "inv-1")
     assert (seller.status("inv-1"), seller.late) == ("open", [])
     for _ in range(_POLLS):
         settled = ask(seller.till, payment.id)
-        if settled.status is not Status.PENDING:
+        if settled.status is not PaymentStatus.PENDING:
             break
         time.sleep(0.05)
-    assert (settled.status, server.charged()) == (Status.FAILED, [])
+    assert (settled.status, server.charged()) == (PaymentStatus.FAILED, [])
     pay_by(seller, server, GOOD)
-    assert seller.collect("inv-1").status is Status.SUCCEEDED
+    assert seller.collect("inv-1").status is PaymentStatus.SUCCEEDED
 
 
 # Refunds
@@ -183,7 +183,7 @@ def test_a_payment_is_refunded_in_parts(seller: Seller, server: LocalStripe) -> 
     seller.invoice("inv-1", "20.00")
     payment = seller.collect("inv-1")
     made = [seller.refund(payment.id, "r-1", "5.00"), seller.refund(payment.id, "r-2")]
-    assert [one.status for one in made] == [Status.SUCCEEDED] * 2
+    assert [one.status for one in made] == [PaymentStatus.SUCCEEDED] * 2
     assert [one.reference is not None for one in made] == [True, True]
     assert server.refunded() == [500, 1500]
 
@@ -198,7 +198,7 @@ def test_a_refund_that_stripe_refuses_is_final(seller: Seller, server: LocalStri
     [unpaid] = [one.id for one in server.client.v1.payment_intents.list().data if one.status != "succeeded"]
     seller.till.payments.write(replace(payment, reference=unpaid, revision=payment.revision + 1))
     made = seller.refund(payment.id, "r-1", "5.00")
-    assert (made.status, made.decline and made.decline.kind) == (Status.FAILED, DeclineKind.HARD)
+    assert (made.status, made.decline and made.decline.kind) == (PaymentStatus.FAILED, DeclineKind.HARD)
     assert server.refunded() == []
 
 
@@ -240,7 +240,7 @@ def test_what_is_lost_is_asked_for_and_done_once(seller: Seller, server: LocalSt
             refund = seller.refund(paid.id, "r-1", "5.00")
         except TimeoutError:
             continue
-    assert (seller.status("inv-1"), refund.status) == ("paid", Status.SUCCEEDED)
+    assert (seller.status("inv-1"), refund.status) == ("paid", PaymentStatus.SUCCEEDED)
     assert (server.charged(), server.refunded()) == ([2000], [500])
 
 
@@ -252,7 +252,7 @@ def test_a_decline_whose_answer_was_lost_is_found(seller: Seller, server: LocalS
     with pytest.raises(TimeoutError):
         seller.collect("inv-1")
     payment = seller.collect("inv-1")
-    assert (payment.status, payment.decline and payment.decline.code) == (Status.FAILED, "card_declined")
+    assert (payment.status, payment.decline and payment.decline.code) == (PaymentStatus.FAILED, "card_declined")
 
 
 def test_a_process_that_ends_between_the_charge_and_the_news_of_it_leaves_it_to_be_found(
@@ -270,7 +270,7 @@ def test_a_process_that_ends_between_the_charge_and_the_news_of_it_leaves_it_to_
         seller.collect("inv-1")
     server.transport.after = lambda *_: None
     seller.wait()
-    assert seller.collect("inv-1").status is Status.SUCCEEDED
+    assert seller.collect("inv-1").status is PaymentStatus.SUCCEEDED
     assert server.charged() == [2000]
 
 
@@ -286,7 +286,7 @@ def test_a_key_that_stripe_refuses_charges_nobody_and_is_no_decline(database: En
     with pytest.raises(ConnectionError, match="refuses the secret key"):
         seller.collect("inv-1")
     with_stripe(seller, server)
-    assert seller.collect("inv-1").status is Status.SUCCEEDED
+    assert seller.collect("inv-1").status is PaymentStatus.SUCCEEDED
 
 
 def test_a_server_that_is_not_there_leaves_the_outcome_open(seller: Seller, server: LocalStripe) -> None:

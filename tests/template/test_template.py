@@ -125,6 +125,9 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "RecoveryTable/index/due": {"dynamodb:Query"},
         "RecoveryTable/index/status": {"dynamodb:Query"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "BillingTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"},
+        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
         "EventsBus": {"events:PutEvents"},
         "*": {"cloudwatch:PutMetricData"},
         "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
@@ -179,15 +182,23 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
     ("Recovery", "CatalogTable"): ["SECRET"],
-    ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],
+    ("RetryProcessor", "CatalogTable", "dynamodb:GetItem"): ["WEBHOOK", "PLAN#*"],
+    ("RetryProcessor", "CatalogTable", "dynamodb:PutItem"): ["WEBHOOK"],
+    ("RetryProcessor", "UsageTable", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"): [
+        "CUSTOMER#*",
+        "SUBSCRIPTION#*",
+        "HEAD#*",
+    ],
+    ("RetryProcessor", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("RetryProcessor", "BillingTable"): ["INVOICE#*", "PAYMENT#*", "REFUND#*", "WALLET#*", "PAYER#*"],
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
 
-CHARGING = {"RetryProcessor"}
+CHARGING = {"Billing", "RetryProcessor"}
 """The functions that charge through Stripe."""
 
 NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
-OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
+OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "POST /v1/webhooks/stripe", "$default"}
 QUEUES = (
     "EventsQueue",
     "EventsDeadLetterQueue",

@@ -16,7 +16,7 @@ from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from tollgate.billing.invoice_store import invoice_write
 from tollgate.billing.invoices import Invoice
-from tollgate.billing.payments import Decline, DeclineKind, Payer, Payment, Refund, Status
+from tollgate.billing.payments import Decline, DeclineKind, Payer, Payment, PaymentStatus, Refund
 from tollgate.billing.wallet import Posting, Wallet
 from tollgate.billing.wallet_store import posting_writes, wallet_write
 from tollgate.kernel.dynamodb import BillingTable, DecimalAttribute, Write, connect, read_item, write_all
@@ -206,7 +206,7 @@ def _payment(item: PaymentItem) -> Payment:
         method=item.method,
         key=item.key,
         created_at=item.created_at,
-        status=Status(item.status),
+        status=PaymentStatus(item.status),
         claimed_until=item.claimed_until,
         reference=item.reference,
         decline=_decline(item.decline),
@@ -243,7 +243,7 @@ def _refund(item: RefundItem) -> Refund:
         reason=item.reason,
         key=item.key,
         created_at=item.created_at,
-        status=Status(item.status),
+        status=PaymentStatus(item.status),
         claimed_until=item.claimed_until,
         reference=item.reference,
         decline=_decline(item.decline),
