@@ -65,6 +65,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
         "EventsBus": {"events:PutEvents"},
         "AlertsQueue": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "RetriesQueue": {"sqs:SendMessage"},
     },
     "Pricing": {
         "PricingLogs": LOGS,
