@@ -21,6 +21,7 @@ from tools.routes import Route, routes_of
 Resources = dict[str, dict[str, Any]]
 
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+STREAM = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"}
 PERMISSIONS: dict[str, dict[str, set[str]]] = {
     "Authorizer": {
         "AuthorizerLogs": LOGS,
@@ -66,6 +67,20 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "EventsBus": {"events:PutEvents"},
         "AlertsQueue": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
         "RetriesQueue": {"sqs:SendMessage"},
+    },
+    "Outbox": {
+        "OutboxLogs": LOGS,
+        "BillingTable.StreamArn": STREAM,
+        "UsageTable.StreamArn": STREAM,
+        "BillingTable/stream/*": {"dynamodb:ListStreams"},
+        "UsageTable/stream/*": {"dynamodb:ListStreams"},
+        "BillingTable": {"dynamodb:GetItem"},
+        "UsageTable": {"dynamodb:GetItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
+        "EventsBus": {"events:PutEvents"},
+        "RetriesQueue": {"sqs:SendMessage"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "Pricing": {
         "PricingLogs": LOGS,
@@ -180,6 +195,9 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Billing", "CatalogTable", "dynamodb:GetItem"): ["PLAN#*", "CUSTOMER", "SECRET"],
     ("Billing", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
     ("Billing", "BillingTable", "dynamodb:UpdateItem"): ["RUN#*"],
+    ("Outbox", "BillingTable"): ["PAYMENT#*"],
+    ("Outbox", "UsageTable"): ["SUBSCRIPTION#*"],
+    ("Outbox", "CatalogTable"): ["WEBHOOK"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
     ("Recovery", "CatalogTable"): ["SECRET"],
@@ -338,6 +356,8 @@ def test_no_role_has_a_wildcard_but_for_its_log_streams_and_metrics(resources: R
         if names == ["*"]:
             assert actions == ["cloudwatch:PutMetricData"]
             assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Tollgate"}}
+        elif actions == ["dynamodb:ListStreams"]:  # which names a table's streams of all times
+            assert all(one.endswith("Table/stream/*") for one in names)
         else:
             assert [one for one in names if "*" in one] in ([], [f"{name}Logs:*"])
 
@@ -353,6 +373,8 @@ def shown(resource: Any) -> str:
     match resource:
         case {"Fn::GetAtt": [str(name), "Arn"]} | {"Ref": str(name)}:
             return name
+        case {"Fn::GetAtt": [str(name), "StreamArn"]}:
+            return f"{name}.StreamArn"
         case {"Fn::Sub": str(text)}:
             return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", text)
     return str(resource)
@@ -459,9 +481,28 @@ def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(
 def test_a_queue_is_read_with_partial_failures(resources: Resources) -> None:
     """One bad message does not bring its neighbours back."""
     mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
-    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings]
+    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings if not is_of_stream(mapping)]
     assert read == [(arn(f"{queue}Queue"), {"Ref": f"{consumer}Function"}) for queue, consumer in CONSUMERS]
     assert all(mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for mapping in mappings)
+
+
+def is_of_stream(mapping: dict[str, Any]) -> bool:
+    """Whether a function reads a stream, and not a queue."""
+    return "StartingPosition" in mapping
+
+
+def test_the_outbox_reads_what_is_news_from_the_streams_and_keeps_what_it_cannot_tell(resources: Resources) -> None:
+    """Of the usage table the keys alone are in the stream: counters are written all the time."""
+    mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
+    streams = {mapping["EventSourceArn"]["Fn::GetAtt"][0]: mapping for mapping in mappings if is_of_stream(mapping)}
+    views = {table: resources[table]["Properties"]["StreamSpecification"]["StreamViewType"] for table in streams}
+    assert views == {"BillingTable": "NEW_AND_OLD_IMAGES", "UsageTable": "KEYS_ONLY"}
+    for mapping in streams.values():
+        assert mapping["FunctionName"] == {"Ref": "OutboxFunction"}
+        assert mapping["StartingPosition"] == "TRIM_HORIZON"
+        assert mapping["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
+        [wanted] = mapping["FilterCriteria"]["Filters"]
+        assert json.loads(wanted["Pattern"])
 
 
 def test_a_lease_of_an_alert_lasts_until_the_function_that_holds_it_has_ended(resources: Resources) -> None:
