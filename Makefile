@@ -27,7 +27,7 @@ replay:  ## all events of the demonstration once more into the running stack: 10
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.demo
 
-redrive:  ## dead messages of events back to be counted (ARGS="--stack tollgate-prod": of a stack on AWS)
+redrive:  ## dead messages of events back to be counted, of alerts to be told (ARGS="--stack tollgate-prod": of a stack on AWS)
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.redrive $(ARGS)
 
@@ -56,7 +56,7 @@ else
 	$(IN)pytest -m stack
 endif
 
-faults:  ## the counter under faults: seeds 1 to SEEDS=300 (a night: 10000), each printed if it fails; SEED=n repeats one
+faults:  ## the counter under faults: SEEDS=300 (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev
 ifdef SEED
 	$(SEEDED)pytest tests/faults/test_random_faults.py

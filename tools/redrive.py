@@ -1,10 +1,10 @@
-"""Sends back what waits in the events queue's dead-letter queue: `python -m tools.redrive [--stack NAME]`.
+"""Sends back what waits in the dead-letter queues of events and of alerts: `python -m tools.redrive [--stack NAME]`.
 
 Without a name the queues are those of the stack that `make run` has started; with one, those of that CloudFormation
-stack, with the AWS credentials and region of the environment. A message is first sent to the events queue and then
-deleted, so that none is lost; one that is sent twice is counted once. It keeps, as message attributes, the id it had
-and the time at which it was first received: SQS gives it new ones, and its own redrive (StartMessageMoveTask) would
-have an event with no time count as if it had happened now.
+stack, with the AWS credentials and region of the environment. A message is first sent to its queue and then deleted, so
+that none is lost; one that is sent twice is counted, or told, once. It keeps, as message attributes, the id it had and
+the time at which it was first received: SQS gives it new ones, and its own redrive (StartMessageMoveTask) would have an
+event with no time count as if it had happened now.
 """
 
 import argparse
@@ -32,17 +32,23 @@ __all__ = ["Queues", "Redriven", "redrive"]
 HIDDEN_SECONDS = 60
 """A message is hidden from others while it is sent back; what could not be sent is seen again after that."""
 
+NAMES = {
+    "events": ("EventsDeadLetterQueue", "EventsQueue"),
+    "alerts": ("AlertsDeadLetterQueue", "AlertsQueue"),
+}
+"""What the messages are, and the names of their queues in the template."""
+
 WAIT_SECONDS = 2
 """The queue is empty when none of its servers has a message for so long."""
 
 
 @dataclass(frozen=True)
 class Queues:
-    """Two queues by their URLs, and the client that reaches them."""
+    """A dead-letter queue and the one that its messages came from, by their URLs, and the client that reaches them."""
 
     sqs: Any
     dead_letters: str
-    events: str
+    home: str
 
     def waiting(self) -> int:
         """About how many messages the dead-letter queue holds."""
@@ -75,9 +81,7 @@ def redrive(queues: Queues, progress: Callable[[int], None] = lambda _: None) ->
                 continue
             seen.add(original)
             try:
-                queues.sqs.send_message(
-                    QueueUrl=queues.events, MessageBody=message["Body"], MessageAttributes=attributes
-                )
+                queues.sqs.send_message(QueueUrl=queues.home, MessageBody=message["Body"], MessageAttributes=attributes)
                 queues.sqs.delete_message(QueueUrl=queues.dead_letters, ReceiptHandle=message["ReceiptHandle"])
             except ClientError as error:
                 result.failed[message["MessageId"]] = str(error)
@@ -108,53 +112,59 @@ def _attributes(message: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {name: {"DataType": "String", "StringValue": value} for name, value in (first | told).items()}
 
 
-def queues_of(stack: str | None, state: Path) -> Queues:
-    """The queues of a CloudFormation stack, or of the local stack.
+def queues_of(stack: str | None, state: Path) -> dict[str, Queues]:
+    """The queues of a CloudFormation stack, or of the local stack, by what their messages are.
 
     Raises:
         ToolError: there is no such stack.
     """
     if stack is None:
         local = running_stack(state)
-        sqs = boto3.client("sqs", **local.aws)
-        return Queues(sqs, local.resources["EventsDeadLetterQueue"], local.resources["EventsQueue"])
+        sqs, urls = boto3.client("sqs", **local.aws), local.resources
+        return {kind: Queues(sqs, *(urls[name] for name in names)) for kind, names in NAMES.items()}
     try:
         [found] = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     except (BotoCoreError, ClientError) as error:
         raise ToolError(f"the stack {stack} cannot be read: {error}") from None
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
-    if missing := {"EventsDeadLetterQueueUrl", "EventsQueueUrl"} - outputs.keys():
+    wanted = {kind: [f"{name}Url" for name in names] for kind, names in NAMES.items()}
+    if missing := {name for names in wanted.values() for name in names} - outputs.keys():
         raise ToolError(f"the stack {stack} has no output {', '.join(sorted(missing))}: deploy it anew")
-    return Queues(boto3.client("sqs"), outputs["EventsDeadLetterQueueUrl"], outputs["EventsQueueUrl"])
+    sqs = boto3.client("sqs")
+    return {kind: Queues(sqs, *(outputs[name] for name in names)) for kind, names in wanted.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Redrive from the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.redrive", description="Send dead messages of events back to be counted."
+        prog="python -m tools.redrive", description="Send dead messages back: events to be counted, alerts to be told."
     )
     parser.add_argument("--stack", help="a CloudFormation stack's name (default: the stack that `make run` started)")
     parser.add_argument("--state", type=Path, default=LOCAL, help="folder of the local stack's stack.json (.local)")
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=not sys.stdout.isatty())
+    failed = False
     try:
-        queues = queues_of(options.stack, options.state)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("messages sent back", total=queues.waiting())
-            result = redrive(queues, lambda done: progress.update(task, completed=done))
+        for kind, queues in queues_of(options.stack, options.state).items():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            with Progress(*columns, console=console) as progress:
+                task = progress.add_task(f"{kind} sent back", total=queues.waiting())
+                result = redrive(queues, lambda done, task=task, bar=progress: bar.update(task, completed=done))  # type: ignore[misc]
+            _show(kind, result, console)
+            failed = failed or bool(result.failed)
     except (ToolError, BotoCoreError, ClientError) as error:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1
-    _show(result, console)
-    return 1 if result.failed else 0
+    return 1 if failed else 0
 
 
-def _show(result: Redriven, console: Console) -> None:
+def _show(kind: str, result: Redriven, console: Console) -> None:
     noun = "message" if result.sent == 1 else "messages"
-    console.print(f"{result.sent} {noun} sent back to be counted; error records of those that count are resolved")
+    what = "counted; error records of those that count are resolved" if kind == "events" else "told"
+    console.print(f"{result.sent} {noun} of {kind} sent back to be {what}")
     if result.returned:
-        console.print(f"{len(result.returned)} came back meanwhile and were left: their error records say why")
+        why = "their error records say why" if kind == "events" else "the log of the alerts function says why"
+        console.print(f"{len(result.returned)} came back meanwhile and were left: {why}")
     for message, why in result.failed.items():
         print(f"tollgate: {message} stays in the dead-letter queue: {why}", file=sys.stderr)
 

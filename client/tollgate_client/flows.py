@@ -330,8 +330,8 @@ class Hold:
             except Unreachable as error:
                 flows.put([Entry(event, commits=asked.id)], force=True)
                 decision = flows.decide(asked.customer, asked.feature, error, allowed=True)
-        else:
-            flows.put([Entry(event)], force=True)
+        else:  # it may have been reserved, and only the answer was lost
+            flows.put([Entry(event, commits=asked.id)], force=True)
         if not decision:
             raise Denied(replace(decision, id=asked.id))
         self.is_settled = True

@@ -18,8 +18,10 @@ from tollgate.kernel.ids import derived_id
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
 from tollgate.metering.alerts import Reached, reached_from_json, reached_to_dict
+from tollgate.metering.announcing import connect_sqs
 from tollgate.recovery.invocation import invocation
 from tollgate.recovery.model import ErrorType
+from tollgate.recovery.queue import RetriesQueue
 from tollgate.recovery.service import record_error
 from tollgate.recovery.store import DynamoRecovery
 
@@ -30,6 +32,7 @@ logger = Logger()
 messages = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 once = DynamoOnce()
 errors = DynamoRecovery()
+retries = RetriesQueue(connect_sqs, required("RETRIES_QUEUE_URL"))
 bus = EventBus(
     boto3.client("events", config=Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2})),
     required("EVENTS_BUS_NAME"),
@@ -76,6 +79,7 @@ def write_down(reached: Reached, failure: Failure, context: Mapping[str, str]) -
         context={"feature": reached.counter.feature, "alert": reached.id, **context},
         error=failure.error,
         clock=system_clock,
+        retries=retries,
     )
 
 

@@ -1,4 +1,4 @@
-"""Invoices and billing runs: over HTTP, by the schedule, and a subscription at a time from the billing queue."""
+"""Invoices, billing runs, wallets, payments: over HTTP, by the schedule, a subscription at a time from the queue."""
 
 import os
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
-from tollgate.api.app import App, json_response, time_left
+from tollgate.api.app import App, created, json_response, time_left
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers
 from tollgate.billing import schema
-from tollgate.billing.assembly import Desk, assemble
-from tollgate.billing.collecting import invoice_payments
+from tollgate.billing.assembly import Desk, assemble, deployed_overdraft, deployed_providers
+from tollgate.billing.collecting import invoice_payments, void
 from tollgate.billing.invoices import Invoice, InvoiceStatus
+from tollgate.billing.ledger import enter, set_top_up
 from tollgate.billing.page import HEADERS, invoice_page
 from tollgate.billing.payments import payment_to_dict
 from tollgate.billing.queue import BillingQueue
@@ -38,9 +39,12 @@ from tollgate.billing.runs import (
     progress_to_dict,
     read_message,
 )
+from tollgate.billing.stripe_provider import STRIPE, News, read_news
+from tollgate.billing.till import existing_payment
+from tollgate.catalog import service
 from tollgate.catalog.model import Customer
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
-from tollgate.kernel.errors import NotFound
+from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import derived_id, new_id
 from tollgate.kernel.metrics import count
 from tollgate.kernel.schema import Code
@@ -66,6 +70,8 @@ catalog = DynamoCatalog()
 counters = DynamoCounters()
 errors = DynamoRecovery()
 runs = DynamoRuns()
+providers = deployed_providers()
+overdraft = deployed_overdraft()
 sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2}))
 queue = BillingQueue(lambda: sqs, required("BILLING_QUEUE_URL"))
 retries = RetriesQueue(lambda: sqs, required("RETRIES_QUEUE_URL"))
@@ -80,6 +86,8 @@ def desk(context: LambdaContext) -> Desk:
         errors=errors,
         time_left=lambda: timedelta(seconds=left()),
         retries=retries,
+        providers=providers,
+        overdraft=overdraft,
     )
 
 
@@ -219,6 +227,249 @@ def existing(here: Desk, invoice_id: str) -> Invoice:
 def shown(here: Desk, invoice: Invoice) -> dict[str, Any]:
     """An invoice with its payments."""
     return schema.invoice_view(invoice, invoice_payments(here.till, invoice))
+
+
+# Wallets
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/wallet",
+    scope="billing:read",
+    summary="What does a customer's wallet hold?",
+    responses=answers(schema.WalletView, "The balance, which is the sum of the transactions"),
+)
+def get_wallet(customer: Name) -> Response[str]:
+    """One that was never used holds nothing."""
+    service.customer(catalog, customer)
+    return json_response(schema.wallet_view(customer, desk(app.lambda_context).till.wallets.wallet(customer)))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/customers/<customer>/wallet/transactions",
+    scope="billing:write",
+    summary="Put money into a wallet, or correct its balance",
+    responses=answers(schema.TransactionView, "The transaction; a repeated request gets the same", 201),
+)
+def create_transaction(
+    customer: Name, body: schema.TransactionBody, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """Takes an `id` of yours or an Idempotency-Key, not both, so that it is safe to send again."""
+    service.customer(catalog, customer)
+    here = desk(app.lambda_context)
+    entry = enter(
+        here.till.wallets,
+        customer=customer,
+        entry_id=named("txn", body.id, idempotency_key),
+        entry_type=body.type,
+        amount=body.amount,
+        currency=body.currency,
+        description=body.description,
+        overdraft=overdraft,
+        clock=system_clock,
+    )
+    here.cashier.balance_changed(customer, actor=app.caller().key_id)
+    return created(schema.entry_view(entry))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/wallet/transactions",
+    scope="billing:read",
+    summary="List the transactions of a wallet",
+    responses=answers(schema.TransactionList, "The ledger, the oldest first"),
+)
+def list_transactions(
+    customer: Name,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    cursor: Annotated[str | None, Query(max_length=1024)] = None,
+) -> Response[str]:
+    """Each with the balance after it."""
+    service.customer(catalog, customer)
+    listing = f"transactions:{customer}"
+    after = int(read_cursor(cursor_secret(), listing, cursor) or 0)
+    entries, last = desk(app.lambda_context).till.wallets.entries(customer, after, limit)
+    items = [schema.entry_view(entry) for entry in entries]
+    following = write_cursor(cursor_secret(), listing, str(last) if last else None)
+    return json_response({"items": items, "next_cursor": following})
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/customers/<customer>/wallet/top-up",
+    scope="billing:write",
+    summary="Have a wallet topped up whenever its balance is low",
+    responses=answers(schema.WalletView, "The wallet as it is now"),
+)
+def put_top_up(customer: Name, body: schema.TopUpBody) -> Response[str]:
+    """By the customer's account at a payment provider; at once, if the balance is low now."""
+    service.customer(catalog, customer)
+    here = desk(app.lambda_context)
+    if here.till.payer(customer).account is None:
+        raise InvalidInput([FieldError("", f"put the payment method of {customer} first, with its account")])
+    set_top_up(here.till.wallets, customer, body.to_top_up(), body.currency)
+    here.cashier.balance_changed(customer, actor=app.caller().key_id)
+    return json_response(schema.wallet_view(customer, here.till.wallets.wallet(customer)))
+
+
+@app.endpoint(
+    "DELETE",
+    "/v1/customers/<customer>/wallet/top-up",
+    scope="billing:write",
+    summary="Have a wallet topped up no more",
+    responses=answers(schema.WalletView, "The wallet as it is now"),
+)
+def delete_top_up(customer: Name) -> Response[str]:
+    """One that is under way goes on."""
+    service.customer(catalog, customer)
+    wallet = set_top_up(desk(app.lambda_context).till.wallets, customer, None, None)
+    return json_response(schema.wallet_view(customer, wallet))
+
+
+# Payments
+
+
+@app.endpoint(
+    "PUT",
+    "/v1/customers/<customer>/payment-method",
+    scope="billing:write",
+    summary="Say how a customer's invoices are paid",
+    responses=answers(schema.PayerView, "How they are paid from now on"),
+)
+def put_payment_method(customer: Name, body: schema.PayerBody) -> Response[str]:
+    """By the wallet, unless another way is said; a payment that is under way is not changed."""
+    service.customer(catalog, customer)
+    if body.provider == STRIPE and body.account is None:
+        raise InvalidInput([FieldError("/account", "is needed: the customer's id at Stripe")])
+    if body.account is not None and STRIPE not in providers:
+        raise InvalidInput([FieldError("/account", "this deployment has no key of Stripe's: see StripeSecretKey")])
+    payer = body.to_payer(customer)
+    desk(app.lambda_context).till.payments.save_payer(payer)
+    return json_response(schema.payer_view(payer))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/customers/<customer>/payment-method",
+    scope="billing:read",
+    summary="How are a customer's invoices paid?",
+    responses=answers(schema.PayerView, "By the wallet, unless another way was said"),
+)
+def get_payment_method(customer: Name) -> Response[str]:
+    """As it was last put."""
+    service.customer(catalog, customer)
+    return json_response(schema.payer_view(desk(app.lambda_context).till.payer(customer)))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/invoices/<invoice>/pay",
+    scope="billing:write",
+    summary="Have an invoice paid now",
+    responses=answers(schema.InvoiceView, "The invoice: paid, or with a payment that the provider is at work on"),
+)
+def pay_invoice(invoice: Name) -> Response[str]:
+    """402 where it is declined; one that is paid already is answered as it is."""
+    here = desk(app.lambda_context)
+    return json_response(shown(here, here.cashier.pay(invoice, actor=app.caller().key_id)))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/invoices/<invoice>/void",
+    scope="billing:write",
+    summary="Withdraw an invoice",
+    responses=answers(schema.InvoiceView, "The invoice, of which nothing is owed any more"),
+)
+def void_invoice(invoice: Name, body: schema.VoidBody | None = None) -> Response[str]:
+    """409 where it is paid, or being paid."""
+    here = desk(app.lambda_context)
+    reason = (body or schema.VoidBody()).reason
+    return json_response(shown(here, void(here.till, invoice, actor=app.caller().key_id, reason=reason)))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/payments/<payment>",
+    scope="billing:read",
+    summary="Read a payment",
+    responses=answers(schema.PaymentWithRefundsView, "The payment with its refunds"),
+)
+def get_payment(payment: Name) -> Response[str]:
+    """One try to charge an amount."""
+    till = desk(app.lambda_context).till
+    return json_response(schema.payment_view(existing_payment(till, payment), till.payments.refunds(payment)))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/payments/<payment>/refunds",
+    scope="billing:write",
+    summary="Give some of a payment back",
+    responses=answers(schema.RefundView, "The refund; a repeated request gets the same", 201),
+)
+def create_refund(payment: Name, body: schema.RefundBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
+    """All that is left of it, unless an amount is given; pending, where it is tried again."""
+    made = desk(app.lambda_context).cashier.refund(
+        payment,
+        refund_id=named("ref", body.id, idempotency_key),
+        amount=body.amount,
+        reason=body.reason,
+        actor=app.caller().key_id,
+    )
+    return created(schema.refund_view(made))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/webhooks/stripe",
+    scope=None,
+    summary="What Stripe has to tell",
+    responses=answers(schema.StripeEventView, "It has been dealt with"),
+)
+def hear_stripe() -> Response[str]:
+    """For Stripe alone: signed with the secret of the endpoint, no older than 5 minutes, each event once.
+
+    What it tells is asked for at Stripe's API: an event that comes late or out of order changes nothing.
+    """
+    secret = os.environ.get("STRIPE_WEBHOOK_SECRET")
+    if not secret:
+        raise NotFound("This deployment hears nothing of Stripe's: see StripeWebhookSecret.")
+    news = read_news(app.body(), app.current_event.headers.get("stripe-signature"), secret)
+    here = desk(app.lambda_context)
+    if here.till.payments.has_seen(news.id):
+        return json_response({"status": "duplicate"})
+    status = settled_by(here, news)
+    here.till.payments.saw(news.id, news.type, system_clock())
+    return json_response({"status": status})
+
+
+def settled_by(here: Desk, news: News) -> str:
+    """Settle what an event is of; one of another seller's, or of nothing of ours, is ignored."""
+    try:
+        if news.payment is not None:
+            here.cashier.settle(news.payment)
+        elif news.refund is not None:
+            here.cashier.settle_refund(news.refund)
+        else:
+            return "ignored"
+    except NotFound:
+        return "ignored"
+    except (TimeoutError, ConnectionError) as error:
+        raise Unavailable("Stripe cannot be asked now; send the event again.") from error
+    return "settled"
+
+
+def named(prefix: str, chosen: str | None, idempotency_key: str | None) -> str:
+    """The id of what a request makes: its own, or the one that its key leads to.
+
+    Raises:
+        InvalidInput: it has both, or neither.
+    """
+    if (chosen is None) == (idempotency_key is None):
+        raise InvalidInput([FieldError("/id", "give an id or an Idempotency-Key, not both: either names the request")])
+    return chosen or derived_id(prefix, str(idempotency_key))
 
 
 # The schedule and the queue

@@ -505,6 +505,19 @@ def put_webhook(webhook: Name, body: schema.WebhookBody) -> Response[str]:
 
 
 @app.endpoint(
+    "POST",
+    "/v1/webhooks/<webhook>/secret",
+    scope="admin",
+    summary="Give a webhook another secret",
+    responses=answers(schema.WebhookCreated, "The webhook with its new secret, which is shown this once"),
+)
+def rotate_webhook_secret(webhook: Name) -> Response[str]:
+    """For a day what it is sent is signed with the secret before too; a request that is repeated makes another."""
+    made = webhooks.rotate_secret(catalog, webhook, clock=system_clock)
+    return json_response({**schema.webhook_view(made), "secret": made.secret})
+
+
+@app.endpoint(
     "GET",
     "/v1/webhooks",
     scope="admin",

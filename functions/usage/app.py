@@ -1,7 +1,6 @@
 """Events in, counted exactly once; usage out."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -21,17 +20,18 @@ from tollgate.api.app import App, json_response, time_left
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
-from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
-from tollgate.kernel.ids import ID_PATTERN, derived_id, is_id
+from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.ids import derived_id
 from tollgate.kernel.metrics import count
 from tollgate.kernel.settings import required
-from tollgate.kernel.time import from_epoch_ms, parse_time, system_clock
+from tollgate.kernel.time import system_clock
 from tollgate.metering.announcing import QueueAnnouncer
 from tollgate.metering.archive_store import DynamoArchive
-from tollgate.metering.consumer import Delivery, Failure, consume
+from tollgate.metering.consumer import Failure, consume, delivery_of
 from tollgate.metering.history import explain, explanation_to_dict, list_events
-from tollgate.metering.model import MAX_EVENTS, Event, Rejection
-from tollgate.metering.queue import ORIGINAL_ID, RECEIVED_AT, messages
+from tollgate.metering.model import Event, Rejection
+from tollgate.metering.questions import event_question, listing_question, usage_question
+from tollgate.metering.queue import messages
 from tollgate.metering.requeue import COUNT_EVENTS
 from tollgate.metering.schema import (
     COUNTED_EVENTS_PARAMETERS,
@@ -39,7 +39,6 @@ from tollgate.metering.schema import (
     EVENTS_SCHEMA,
     EXPLANATION_PARAMETERS,
     EXPLANATION_SCHEMA,
-    MAX_SOURCE,
     RESULTS_SCHEMA,
     USAGE_PARAMETERS,
     USAGE_SCHEMA,
@@ -47,7 +46,7 @@ from tollgate.metering.schema import (
 )
 from tollgate.metering.service import Memory, Result, ingest, results_to_dict
 from tollgate.metering.store import DynamoCounters
-from tollgate.metering.usage import Granularity, read_usage, usage_to_dict
+from tollgate.metering.usage import read_usage, usage_to_dict
 from tollgate.recovery.invocation import invocation
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import record_error, resolve
@@ -103,20 +102,16 @@ def post_events() -> Response[str]:
 )
 def get_usage(customer: str) -> Response[str]:
     """The current period, or the whole periods, days or hours that touch [from, to)."""
-    query = app.current_event.query_string_parameters
-    feature = feature_of(customer, query)
-    granularity = query.get("granularity", "period")
-    if granularity not in set(Granularity):
-        raise InvalidInput([FieldError("/granularity", "must be period, day or hour")])
+    asked = usage_question(customer, app.current_event.query_string_parameters)
     usage = read_usage(
         customer,
-        feature,
+        asked.feature,
         directory=catalog,
         counters=counters,
         now=system_clock(),
-        start=instant(query, "from"),
-        end=instant(query, "to"),
-        granularity=Granularity(granularity),
+        start=asked.start,
+        end=asked.end,
+        granularity=asked.granularity,
     )
     return json_response(usage_to_dict(usage))
 
@@ -131,24 +126,18 @@ def get_usage(customer: str) -> Response[str]:
 )
 def get_event() -> Response[str]:
     """The outcome of the event of a customer with this source and id; the newest, if there are several."""
-    query = app.current_event.query_string_parameters
-    wrong = [name for name in ("customer", "id") if not is_id(query.get(name))]
-    wrong += ["feature"] if "feature" in query and not is_id(query["feature"]) else []
-    if wrong:
-        raise InvalidInput([FieldError(f"/{name}", f"must match {ID_PATTERN}") for name in wrong])
-    source = query.get("source", "")
-    if len(source) > MAX_SOURCE:
-        raise InvalidInput([FieldError("/source", f"must be of at most {MAX_SOURCE} characters")])
+    asked = event_question(app.current_event.query_string_parameters)
     explanation = explain(
-        query["id"],
-        source,
-        query["customer"],
+        asked.id,
+        asked.source,
+        asked.customer,
         directory=catalog,
         counters=counters,
         archive=archive,
         now=system_clock(),
-        feature=query.get("feature"),
-        time=instant(query, "time"),
+        time_left=time_left(app.lambda_context),
+        feature=asked.feature,
+        time=asked.time,
     )
     return json_response(explanation_to_dict(explanation))
 
@@ -164,24 +153,21 @@ def get_event() -> Response[str]:
 def get_events(customer: str) -> Response[str]:
     """The events of a feature that were counted in [from, to), out of the archive."""
     query = app.current_event.query_string_parameters
-    feature = feature_of(customer, query)
-    limit = query.get("limit", "100")
-    if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_EVENTS:
-        raise InvalidInput([FieldError("/limit", f"must be from 1 to {MAX_EVENTS}")])
-    listing = "#".join(["events", customer, feature, query.get("from", ""), query.get("to", "")])
+    asked = listing_question(customer, query)
     items, last = list_events(
         customer,
-        feature,
+        asked.feature,
         directory=catalog,
         counters=counters,
         archive=archive,
         now=system_clock(),
-        start=instant(query, "from"),
-        end=instant(query, "to"),
-        after=read_cursor(cursor_secret(), listing, query["cursor"]) if query.get("cursor") else None,
-        limit=int(limit),
+        time_left=time_left(app.lambda_context),
+        start=asked.start,
+        end=asked.end,
+        after=read_cursor(cursor_secret(), asked.name, query["cursor"]) if query.get("cursor") else None,
+        limit=asked.limit,
     )
-    return json_response({"items": items, "next_cursor": write_cursor(cursor_secret(), listing, last)})
+    return json_response({"items": items, "next_cursor": write_cursor(cursor_secret(), asked.name, last)})
 
 
 def enqueue(message: str) -> None:
@@ -191,23 +177,6 @@ def enqueue(message: str) -> None:
     except (BotoCoreError, ClientError):
         logger.exception("a message could not be queued")
         raise Unavailable("The events could not be queued; send the request again.") from None
-
-
-def feature_of(customer: str, query: dict[str, str]) -> str:
-    """The feature that a question about a customer names."""
-    if not is_id(query.get("feature")):
-        raise InvalidInput([FieldError("/feature", "name the feature: ?feature=")])
-    if not is_id(customer):
-        raise NotFound("There is no such customer.")
-    return query["feature"]
-
-
-def instant(query: dict[str, str], name: str) -> datetime | None:
-    """A time among the query's parameters."""
-    try:
-        return parse_time(query[name]) if name in query else None
-    except ValueError as error:
-        raise InvalidInput([FieldError(f"/{name}", str(error))]) from None
 
 
 def counted(events: Sequence[Event | Rejection], now: datetime, left: Callable[[], float]) -> Sequence[Result]:
@@ -236,7 +205,7 @@ def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
     left = time_left(lambda_context)
     try:
         consume(
-            delivery_of(record),
+            delivery_of(record.raw_event),
             count=lambda events, now: counted(events, now, left),
             write_down=partial(write_down, {"queue": record.event_source_arn, **invocation(lambda_context)}),
             resolve=resolve_error,
@@ -246,22 +215,6 @@ def count_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
     except Exception:
         logger.exception("a message was not counted", message_id=record.message_id)
         raise
-
-
-def delivery_of(record: SQSRecord) -> Delivery:
-    """The message as the consumer takes it."""
-    original, received_at = (
-        attribute.get("stringValue") if (attribute := record.message_attributes[name]) else None
-        for name in (ORIGINAL_ID, RECEIVED_AT)
-    )
-    return Delivery(
-        id=record.message_id,
-        body=record.body,
-        sent_at=from_epoch_ms(int(record.attributes.sent_timestamp)),
-        receives=int(record.attributes.approximate_receive_count),
-        original=original,
-        received_at=received_at,
-    )
 
 
 def write_down(context: Mapping[str, str], failure: Failure) -> None:

@@ -9,7 +9,7 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.client.fakes_api import URL, Clock, decision
+from tests.client.fakes_api import URL, Clock, decision, problem
 from tollgate_client import Denied, Tollgate
 
 HOLD_LIMIT = 100
@@ -33,9 +33,9 @@ class Counting:
         answer = self._answer(request.url.path.split("/")[3:], json.loads(request.content))
         if fault == "answer lost":
             raise httpx.ReadTimeout("answer lost")
-        return httpx.Response(200, json=answer)
+        return httpx.Response(200, json=answer) if answer else problem(404)
 
-    def _answer(self, path: list[str], body: Any) -> dict[str, Any]:
+    def _answer(self, path: list[str], body: Any) -> dict[str, Any] | None:
         match path:
             case ["events"]:
                 told = [{"id": one["id"], "status": self._count("", one["id"], one["quantity"])} for one in body]
@@ -46,6 +46,8 @@ class Counting:
             case ["reservations"]:
                 self.reservations.setdefault(body["id"], "open")
                 return decision(status="reserved")
+            case ["reservations", name, _] if name not in self.reservations:
+                return None
             case ["reservations", name, "commit"]:
                 self.reservations[name] = "committed"
                 status = self._count("reservation", name, body["quantity"])
@@ -92,6 +94,7 @@ def test_what_was_granted_is_counted_once(faults: list[str], calls: list[tuple[s
     stats = tollgate.close(timeout=3_600)
     assert (stats.pending, stats.rejected) == (0, 0)
     assert sum(api.counted.values()) == granted
+    assert set(api.reservations.values()) <= {"committed"}  # nothing is held
 
 
 @settings(max_examples=200)

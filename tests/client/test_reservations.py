@@ -114,9 +114,21 @@ def test_what_is_allowed_in_an_outage_is_counted_as_an_event(connect: Connect) -
     with tollgate.reserve("ada", "tokens", 40):
         pass
     assert tollgate.stats.pending == 1
-    api.answers = [accepted]
+    api.answers = [problem(404), accepted]
     assert tollgate.flush().accepted == 1
     assert api.bodies[-1] == [{"id": held.id, "customer": "ada", "feature": "tokens", "quantity": "12"}]
+
+
+def test_what_was_reserved_and_only_the_answer_was_lost_is_committed(connect: Connect) -> None:
+    """So that what it holds is free again, and not only when it expires."""
+    api = Api(httpx.ReadTimeout("lost"))
+    tollgate = connect(api, on_error="allow")
+    with tollgate.reserve("ada", "tokens", 40) as held:
+        assert held.commit(12).reason == UNREACHABLE
+    api.answers = [COMMITTED]
+    assert (tollgate.flush().accepted, tollgate.stats.pending) == (1, 0)
+    assert api.paths[-1] == f"POST /v1/reservations/{held.id}/commit"
+    assert api.bodies[-1] == {"quantity": "12"}
 
 
 def test_a_commit_in_an_outage_is_committed_later(connect: Connect) -> None:

@@ -11,20 +11,26 @@ from tools.engine import Engine, engine
 SHARES = 10
 
 
-def seeds(share: int) -> range:
-    """One of `SHARES` shares of the seeds: 1 to SEEDS (300), or SEED alone."""
+def all_seeds(usual: int = 300) -> range:
+    """SEEDS seeds (as many as are `usual`) from FIRST (1) on, or SEED alone."""
     if "SEED" in os.environ:
         only = int(os.environ["SEED"])
-        return range(only, only + (share == 0))
-    return range(1 + share, 1 + int(os.environ.get("SEEDS", "300")), SHARES)
+        return range(only, only + 1)
+    first = int(os.environ.get("FIRST", "1"))
+    return range(first, first + int(os.environ.get("SEEDS", usual)))
+
+
+def seeds(share: int, usual: int = 300) -> range:
+    """One of `SHARES` shares of the seeds."""
+    return all_seeds(usual)[share::SHARES]
 
 
 def pytest_report_header() -> str:
     """Say which seeds are run."""
-    if "SEED" in os.environ:
-        return f"seed {os.environ['SEED']}"
+    run = all_seeds()
     return (
-        f"seeds 1 to {os.environ.get('SEEDS', '300')}; SEED=n make faults repeats one, SEEDS=10000 makes a night of it"
+        f"seeds {run[0]} to {run[-1]}; SEED=n make faults repeats one, SEEDS=10000 makes a night of it, FIRST=n begins "
+        "elsewhere"
     )
 
 

@@ -165,7 +165,7 @@ class Shop:
 
     # What is true
 
-    def check(self, feature: str = "tokens", quantity: int = 1) -> Decision:
+    def check(self, feature: str = "tokens", quantity: int | str = 1) -> Decision:
         """The answer to a check."""
         return service.check(
             "ada", feature, Decimal(quantity), directory=self.catalog, counters=self.start(), now=self.now

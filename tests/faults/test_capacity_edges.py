@@ -1,6 +1,7 @@
 """Edges of consumptions and reservations: answers that were lost, ends of periods, limits of the database."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from tollgate.catalog import snapshots
 from tollgate.catalog.model import (
     Aggregation,
     BillingPeriod,
+    Dedupe,
     Feature,
     FeatureType,
     Overage,
@@ -26,13 +28,13 @@ from tollgate.catalog.model import (
     SubscriptionStatus,
     Threshold,
 )
-from tollgate.catalog.periods import Interval
+from tollgate.catalog.periods import Interval, Period
 from tollgate.catalog.service import subscribe
 from tollgate.entitlements import service
 from tollgate.entitlements.model import Reason
 from tollgate.entitlements.rules import Item
 from tollgate.entitlements.service import Status, answer_to_dict
-from tollgate.kernel.errors import InvalidInput, NotFound, Unavailable
+from tollgate.kernel.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tollgate.metering.alerts import Reached
 from tollgate.metering.model import CounterId, Event
 from tollgate.metering.service import Memory, ingest
@@ -205,6 +207,68 @@ def test_who_is_denied_for_what_is_held_is_told_when_enough_of_it_expires(databa
     assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.DENIED
     here.now = again
     assert here.consume(identity(2, here.now), ("tokens", 4)).status is Status.CONSUMED
+
+
+def test_a_gauge_is_consumed_by_what_it_is_to_show(database: Engine) -> None:
+    """Whatever it shows now, and though a later event has changed it since: as a check says."""
+    here = shop(database)
+    gauge = Feature("seats", "Seats", FeatureType.QUOTA, aggregation=Aggregation.LATEST)
+    assert here.catalog.save_feature(gauge)
+    granted = (PlanFeature(gauge, quota=Quota(D(10), Overage.BLOCK)),)
+    month = BillingPeriod(Interval.MONTH)
+    assert here.catalog.add_plan_version(Plan("seats", 1, "Seats", "EUR", month, D(0), 0, 0, granted))
+    common: dict[str, Any] = {"gates": here.start(), "clock": lambda: here.now}
+    subscribe(here.catalog, customer="ada", plan="seats", subscription_id="more", starts_at=PERIOD.start, **common)
+    assert here.consume(identity(1), ("seats", 9)).status is Status.CONSUMED
+    snapshots.set_override(here.catalog, "ada", "seats", Override(None, Quota(D(5), Overage.BLOCK)), **common)
+    here.pass_by(7_200)
+    for number, (quantity, hours) in enumerate([(6, 0), (6, 1), (5, 1), (9, 1), (4, 0)]):
+        fits = here.check("seats", quantity).allowed
+        answer = here.consume(identity(10 + number, here.now - timedelta(hours=hours)), ("seats", quantity))
+        assert (answer.status is Status.CONSUMED) == fits == (quantity <= 5)
+    assert here.check("seats").used == 4
+
+
+def test_what_is_held_beyond_the_end_of_the_period_is_not_free_with_it(database: Engine) -> None:
+    """Who waits for the next period is told when it has room for as much."""
+    here = shop(database, limit="10")
+    here.now = PERIOD.end - timedelta(seconds=60)
+    here.consume(identity(1, here.now), ("tokens", 2))
+    made = here.reserve("r", 8, 3_600).reservation
+    assert made is not None
+    expires = datetime.fromtimestamp(made.expires, UTC)
+    for quantity, at in ((1, PERIOD.end), (2, PERIOD.end), (3, expires), (10, expires), (11, None)):
+        assert here.check(quantity=quantity).retry_at == at
+    here.now = PERIOD.end
+    assert [here.check(quantity=2).allowed, here.check(quantity=3).allowed] == [True, False]
+    here.now = expires
+    assert here.check(quantity=10).allowed
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_a_feature_known_by_ids_alone_is_consumed_once_whatever_the_time(
+    database: Engine, aggregation: Aggregation
+) -> None:
+    """Weeks later too; and by each aggregation a quota is what it makes of the events."""
+    here = shop(database)
+    jobs = Feature("jobs", "Jobs", FeatureType.QUOTA, aggregation=aggregation, dedupe=Dedupe.ID)
+    assert here.catalog.save_feature(jobs)
+    granted = (PlanFeature(jobs, quota=Quota(D(7), Overage.BLOCK)),)
+    month = BillingPeriod(Interval.MONTH)
+    assert here.catalog.add_plan_version(Plan("jobs", 1, "Jobs", "EUR", month, D(0), 0, 0, granted))
+    common: dict[str, Any] = {"gates": here.start(), "clock": lambda: here.now}
+    subscribe(here.catalog, customer="ada", plan="jobs", subscription_id="more", starts_at=PERIOD.start, **common)
+    found = [here.consume(f"job-{number}", ("jobs", 3), process=number % 2).status for number in range(9)]
+    most = {Aggregation.SUM: 2, Aggregation.COUNT: 7}.get(aggregation, 9)
+    assert Counter(found) == Counter({Status.CONSUMED: most, Status.DENIED: 9 - most})
+    assert here.consume("bigger", ("jobs", 8)).status is Status.DENIED
+    here.pass_by(86_400 * 14)
+    for process in range(3):
+        assert here.consume("job-0", ("jobs", 3), process=process).status is Status.DUPLICATE
+        with pytest.raises(Conflict):
+            here.consume("job-0", ("jobs", 4), process=process)
+    used = {Aggregation.SUM: 6, Aggregation.COUNT: 7}.get(aggregation, 3)
+    assert here.check("jobs").used == used
 
 
 # Other writers
@@ -401,6 +465,28 @@ def test_a_reservation_does_not_open_a_closed_period(database: Engine) -> None:
     assert here.start().close(COUNTER, Aggregation.SUM).quantity == 5
     here.now = PERIOD.end + timedelta(seconds=1)
     assert here.reserve("r", 1).status is Status.RESERVED
+
+
+def test_what_is_held_of_the_next_period_is_not_committed_in_the_last(database: Engine) -> None:
+    """By a clock that is behind: the last is full. A second later, or by another function, it is committed."""
+    here = shop(database, limit="10")
+    here.now = PERIOD.end - timedelta(seconds=1)
+    here.consume(identity(1, here.now), ("tokens", 10))
+    here.now = PERIOD.end
+    here.consume(identity(2, here.now), ("tokens", 1))
+    here.now = PERIOD.end - timedelta(milliseconds=1)
+    assert here.reserve("r", 9).status is Status.RESERVED
+    for quantity in (9, 1):
+        with pytest.raises(Unavailable, match="is ending"):
+            here.commit("r", quantity, process=1)
+    assert here.commit("r", 0).status is Status.COMMITTED  # for which there is room
+    assert here.reserve("s", 9).status is Status.RESERVED
+    here.now = PERIOD.end
+    assert here.commit("s", 9, process=1).status is Status.COMMITTED
+    following = Period(PERIOD.end, datetime(2026, 5, 1, tzinfo=UTC))
+    assert [here.used(), here.used(period=following)] == [10, 10]
+    here.recount(["tokens"])
+    here.recount(["tokens"], following)
 
 
 def test_figures_of_a_closed_period_are_told_as_they_are(database: Engine) -> None:

@@ -12,7 +12,7 @@ from tests.faults.till import DECLINED, LACKING, Seller
 from tests.unit.fakes_recovery import MemoryRecovery, Retries
 from tollgate.billing.cashier import Cashier
 from tollgate.billing.collecting import invoice_payments, void
-from tollgate.billing.payments import Decline, DeclineKind, Status
+from tollgate.billing.payments import Decline, DeclineKind, PaymentStatus
 from tollgate.kernel.errors import Conflict, NotFound, PaymentFailed, Unavailable
 from tollgate.recovery.model import UNRESOLVED, ErrorRecord, ErrorType, Outcome
 from tollgate.recovery.model import Status as Record
@@ -173,7 +173,7 @@ def test_a_bank_debit_is_asked_for_until_the_bank_is_done(office: Office) -> Non
     payment = office.seller.till.payments.payment(invoice.payment)
     assert payment is not None
     office.seller.bank.charged[payment.key] = [D(20)]
-    assert office.cashier.settle(payment.id).status is Status.SUCCEEDED
+    assert office.cashier.settle(payment.id).status is PaymentStatus.SUCCEEDED
     assert (office.seller.status("inv-1"), office.record.status) == ("paid", Record.RESOLVED)
     assert office.seller.bank.calls["charge"] == 1
 

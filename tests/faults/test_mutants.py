@@ -107,6 +107,45 @@ def apart(database: Engine, actions: list[dict[str, Any]], call: Call) -> None:
     call.request.pop("ClientRequestToken", None)
 
 
+def in_progress_marker(call: Call, database: Engine) -> None:
+    """The usual write first marks its ids, and then counts them: who finds the mark thinks that all was done."""
+    marks = in_two(call, "ADD i :ids, j :digests")
+    if marks is not None and not database.ask("UpdateItem", marks)[1]:
+        forget_the_ids(call)
+
+
+def write_first(call: Call, database: Engine) -> None:
+    """The usual write first counts, and then notes its ids."""
+    marks = in_two(call, "ADD i :ids, j :digests")
+    if marks is not None:
+        sums = dict(call.request)
+        sums["UpdateExpression"] = sums["UpdateExpression"].replace(", i :ids, j :digests", "")
+        trim(sums)
+        if not database.ask("UpdateItem", sums)[1]:
+            call.request.clear()
+            call.request.update(marks | {"ReturnValues": "ALL_NEW"})
+            call.request.pop("ConditionExpression")
+            trim(call.request)
+
+
+def in_two(call: Call, marks: str) -> dict[str, Any] | None:
+    """Of the usual write, the part that only marks its ids; None where it is another call."""
+    if call.operation != "UpdateItem" or ":ids" not in call.request["ExpressionAttributeValues"]:
+        return None
+    part = dict(call.request) | {"UpdateExpression": marks}
+    part.pop("ReturnValues", None)
+    trim(part)
+    return part
+
+
+def forget_the_ids(call: Call) -> None:
+    """Have a write only count."""
+    call.request["UpdateExpression"] = call.request["UpdateExpression"].replace(", i :ids, j :digests", "")
+    call.request.pop("ConditionExpression")
+    call.request.pop("ReturnValuesOnConditionCheckFailure", None)
+    trim(call.request)
+
+
 def without_the_condition_of_markers(call: Call, _: Engine) -> None:
     """An id that is known alone is claimed though another has claimed it."""
     if call.operation == "TransactWriteItems":
@@ -156,6 +195,8 @@ def races(database: Engine) -> None:
         (count_first, random_runs),
         (claim_first, random_runs),
         (a_lost_answer_is_a_new_event, random_runs),
+        (in_progress_marker, random_runs),
+        (write_first, random_runs),
         (without_the_archive, random_runs),
         (unconditional, races),
         (without_ids_in_the_condition, races),

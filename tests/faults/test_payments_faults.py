@@ -14,7 +14,7 @@ from tests.faults.till import DECLINED, LACKING, Seller
 from tollgate.billing.collecting import ask, collect, give_up, invoice_payments, stop_top_up, top_up, void
 from tollgate.billing.invoices import InvoiceStatus, move
 from tollgate.billing.ledger import set_top_up
-from tollgate.billing.payments import Payer, Status
+from tollgate.billing.payments import Payer, PaymentStatus
 from tollgate.billing.refunding import abandon, ask_refund, begin_refund, give
 from tollgate.billing.wallet import InsufficientFunds, TopUp
 from tollgate.kernel.errors import Conflict, InvalidInput, NotFound
@@ -58,7 +58,7 @@ def test_the_wallet_pays_an_invoice_in_one_step(seller: Seller) -> None:
     seller.deposit("d-1", "50.00")
     seller.invoice("inv-1", "20.00")
     payment = seller.collect("inv-1")
-    assert (payment.status, payment.provider, payment.amount) == (Status.SUCCEEDED, "wallet", D("20.00"))
+    assert (payment.status, payment.provider, payment.amount) == (PaymentStatus.SUCCEEDED, "wallet", D("20.00"))
     assert (seller.balance(), seller.status("inv-1")) == (D("30.00"), "paid")
     assert seller.settled == ["inv-1"]
     [_, charge], _ = seller.till.wallets.entries("ada", 0, 10)
@@ -73,7 +73,7 @@ def test_a_wallet_that_lacks_funds_declines_and_pays_when_there_are(seller: Sell
     second = seller.collect("inv-1")
     seller.deposit("d-2", "0.01")
     seller.collect("inv-1")
-    assert (first.status, second.status) == (Status.FAILED, Status.FAILED)
+    assert (first.status, second.status) == (PaymentStatus.FAILED, PaymentStatus.FAILED)
     assert first.decline is not None
     assert (first.decline.kind.value, first.decline.code) == ("funds", "insufficient_funds")
     invoice, _ = collect(seller.till, "inv-1")
@@ -129,10 +129,10 @@ def test_a_card_that_declines_and_is_replaced_pays_in_the_end(seller: Seller) ->
     seller.invoice("inv-1", "20.00")
     seller.bank.answer = LACKING
     failed = seller.collect("inv-1")
-    assert (failed.status, failed.decline) == (Status.FAILED, LACKING)
+    assert (failed.status, failed.decline) == (PaymentStatus.FAILED, LACKING)
     seller.bank.answer = None
     paid = seller.collect("inv-1")
-    assert (paid.status, seller.bank.charged) == (Status.SUCCEEDED, {paid.key: [D("20.00")]})
+    assert (paid.status, seller.bank.charged) == (PaymentStatus.SUCCEEDED, {paid.key: [D("20.00")]})
     assert paid.key != failed.key
 
 
@@ -196,14 +196,14 @@ def test_an_invoice_that_the_bank_is_at_work_on_is_not_past_due(seller: Seller) 
     seller.invoice("inv-1", "20.00")
     seller.bank.is_slow = True
     payment = seller.collect("inv-1")
-    assert (payment.status, payment.reference is not None) == (Status.PENDING, True)
+    assert (payment.status, payment.reference is not None) == (PaymentStatus.PENDING, True)
     give_up(seller.till, "inv-1")
     assert seller.status("inv-1") == "open"
     with pytest.raises(Conflict, match="under way"):
         void(seller.till, "inv-1", actor="key", reason="")
-    assert ask(seller.till, payment.id).status is Status.PENDING
+    assert ask(seller.till, payment.id).status is PaymentStatus.PENDING
     seller.bank.charged[payment.key] = [D("20.00")]
-    assert ask(seller.till, payment.id).status is Status.SUCCEEDED
+    assert ask(seller.till, payment.id).status is PaymentStatus.SUCCEEDED
     assert (seller.status("inv-1"), seller.bank.calls["charge"]) == ("paid", 1)
 
 
@@ -227,7 +227,7 @@ def test_a_charge_whose_answer_was_lost_is_found_and_not_repeated(seller: Seller
         seller.collect("inv-1")
     seller.bank.after = lambda: None
     payment = seller.collect("inv-1")
-    assert (payment.status, seller.status("inv-1")) == (Status.SUCCEEDED, "paid")
+    assert (payment.status, seller.status("inv-1")) == (PaymentStatus.SUCCEEDED, "paid")
     assert seller.bank.charged == {payment.key: [D("20.00")]}
 
 
@@ -243,7 +243,7 @@ def test_a_charge_that_never_reached_the_provider_is_made_with_the_key_it_had(se
     assert pending.payment is not None
     asked = seller.till.payments.payment(pending.payment)
     seller.bank.before = lambda: None
-    assert ask(seller.till, pending.payment).status is Status.PENDING, "asking charges nothing"
+    assert ask(seller.till, pending.payment).status is PaymentStatus.PENDING, "asking charges nothing"
     payment = seller.collect("inv-1")
     assert asked is not None
     assert seller.bank.charged == {asked.key: [D("20.00")]}
@@ -259,7 +259,7 @@ def test_a_decline_whose_answer_was_lost_is_found_and_leaves_room_for_the_next(s
         seller.collect("inv-1")
     seller.bank.answer, seller.bank.after = None, lambda: None
     found = seller.collect("inv-1")
-    assert found.status is Status.FAILED
+    assert found.status is PaymentStatus.FAILED
     seller.collect("inv-1")
     assert seller.status("inv-1") == "paid"
 
@@ -271,7 +271,7 @@ def a_payment(seller: Seller, total: str = "20.00") -> str:
     """One that succeeded."""
     seller.invoice("inv-1", total)
     payment = seller.collect("inv-1")
-    assert payment.status is Status.SUCCEEDED
+    assert payment.status is PaymentStatus.SUCCEEDED
     return payment.id
 
 
@@ -279,7 +279,7 @@ def test_a_payment_is_given_back_in_parts_and_never_more_than_was_paid(seller: S
     """The rest, where no amount is said."""
     seller.deposit("d-1", "20.00")
     paid = a_payment(seller)
-    assert seller.refund(paid, "r-1", "5.00").status is Status.SUCCEEDED
+    assert seller.refund(paid, "r-1", "5.00").status is PaymentStatus.SUCCEEDED
     with pytest.raises(Conflict, match=r"15\.00 EUR are left"):
         seller.refund(paid, "r-2", "15.01")
     assert seller.refund(paid, "r-3").amount == D("15.00")
@@ -334,7 +334,7 @@ def test_a_refund_whose_answer_was_lost_is_found_and_not_repeated(seller: Seller
         abandon(seller.till, "r-1")
     seller.bank.after = lambda: None
     found = give(seller.till, "r-1")
-    assert (found.status, seller.bank.refunded) == (Status.SUCCEEDED, {found.key: [D("5.00")]})
+    assert (found.status, seller.bank.refunded) == (PaymentStatus.SUCCEEDED, {found.key: [D("5.00")]})
     assert abandon(seller.till, "r-1") == found
 
 
@@ -343,15 +343,15 @@ def test_a_refund_that_cannot_be_given_leaves_its_amount_to_others(seller: Selle
     seller.pay_by_bank()
     paid = a_payment(seller)
     seller.bank.answer = DECLINED
-    assert seller.refund(paid, "r-1", "20.00").status is Status.FAILED
+    assert seller.refund(paid, "r-1", "20.00").status is PaymentStatus.FAILED
     seller.bank.answer = LACKING
     waiting = seller.refund(paid, "r-2", "20.00")
-    assert (waiting.status, waiting.decline) == (Status.PENDING, LACKING)
+    assert (waiting.status, waiting.decline) == (PaymentStatus.PENDING, LACKING)
     with pytest.raises(Conflict, match="are left"):
         seller.refund(paid, "r-3", "0.01")
-    assert abandon(seller.till, "r-2").status is Status.FAILED
+    assert abandon(seller.till, "r-2").status is PaymentStatus.FAILED
     seller.bank.answer = None
-    assert seller.refund(paid, "r-3", "20.00").status is Status.SUCCEEDED
+    assert seller.refund(paid, "r-3", "20.00").status is PaymentStatus.SUCCEEDED
     assert seller.bank.total == 0
 
 
@@ -363,7 +363,7 @@ def test_a_refund_that_was_refused_for_now_is_given_later(seller: Seller) -> Non
     refused = seller.refund(paid, "r-1", "5.00")
     seller.bank.answer = None
     given = give(seller.till, "r-1")
-    assert (given.status, seller.bank.refunded) == (Status.SUCCEEDED, {given.key: [D("5.00")]})
+    assert (given.status, seller.bank.refunded) == (PaymentStatus.SUCCEEDED, {given.key: [D("5.00")]})
     assert seller.bank.declined.keys() != {given.key}
     assert refused.decline is not None
 
@@ -374,10 +374,10 @@ def test_a_refund_that_the_bank_is_at_work_on_is_pending(seller: Seller) -> None
     paid = a_payment(seller)
     seller.bank.is_slow = True
     slow = seller.refund(paid, "r-1", "5.00")
-    assert (slow.status, slow.reference is not None) == (Status.PENDING, True)
-    assert abandon(seller.till, "r-1").status is Status.PENDING
+    assert (slow.status, slow.reference is not None) == (PaymentStatus.PENDING, True)
+    assert abandon(seller.till, "r-1").status is PaymentStatus.PENDING
     seller.bank.refunded[slow.key] = [D("5.00")]
-    assert ask_refund(seller.till, "r-1").status is Status.SUCCEEDED
+    assert ask_refund(seller.till, "r-1").status is PaymentStatus.SUCCEEDED
 
 
 # Topping up
@@ -395,7 +395,7 @@ def test_a_wallet_below_its_threshold_is_topped_up_once(seller: Seller) -> None:
     topped(seller)
     payment = top_up(seller.till, "ada")
     assert payment is not None
-    assert (payment.status, payment.invoice, payment.provider) == (Status.SUCCEEDED, None, "bank")
+    assert (payment.status, payment.invoice, payment.provider) == (PaymentStatus.SUCCEEDED, None, "bank")
     assert top_up(seller.till, "ada") is None
     assert (seller.balance(), seller.bank.total) == (D("59.99"), D(50))
 
@@ -405,7 +405,7 @@ def test_an_invoice_that_the_wallet_cannot_pay_tops_it_up_first(seller: Seller) 
     topped(seller)
     seller.invoice("inv-1", "20.00")
     payment = seller.collect("inv-1")
-    assert (payment.status, payment.provider, seller.balance()) == (Status.SUCCEEDED, "wallet", D("30.00"))
+    assert (payment.status, payment.provider, seller.balance()) == (PaymentStatus.SUCCEEDED, "wallet", D("30.00"))
     assert seller.bank.total == D(50)
 
 
@@ -435,7 +435,7 @@ def test_a_rule_that_keeps_failing_is_taken_away_but_not_while_the_outcome_is_un
     seller.bank.after = lambda: None
     found = top_up(seller.till, "ada")
     assert found is not None
-    assert (found.status, seller.balance(), seller.bank.total) == (Status.SUCCEEDED, D(50), D(50))
+    assert (found.status, seller.balance(), seller.bank.total) == (PaymentStatus.SUCCEEDED, D(50), D(50))
     stop_top_up(seller.till, "ada")
     wallet = seller.till.wallets.wallet("ada")
     assert wallet is not None
@@ -451,10 +451,10 @@ def test_the_refund_of_a_top_up_leaves_the_wallet_first(seller: Seller) -> None:
     with pytest.raises(InsufficientFunds):
         seller.refund(paid.id, "r-1", "20.01")
     seller.bank.answer = DECLINED
-    assert seller.refund(paid.id, "r-2", "20.00").status is Status.FAILED
+    assert seller.refund(paid.id, "r-2", "20.00").status is PaymentStatus.FAILED
     assert seller.balance() == D(20)
     seller.bank.answer = None
-    assert seller.refund(paid.id, "r-3", "20.00").status is Status.SUCCEEDED
+    assert seller.refund(paid.id, "r-3", "20.00").status is PaymentStatus.SUCCEEDED
     assert (seller.balance(), seller.bank.total) == (D(0), D(30))
 
 
@@ -593,7 +593,7 @@ def test_a_wallet_that_is_moved_while_it_pays_pays_from_what_it_then_holds(datab
 
     with database.hooked(come_between):
         payment = seller.collect("inv-1")
-    assert payment.status is Status.FAILED
+    assert payment.status is PaymentStatus.FAILED
     assert seller.balance() == 0
 
 
@@ -609,12 +609,12 @@ def steps(seller: Seller) -> None:
         seller.invoice(name, "20.00", customer)
         invoice, _ = collect(seller.till, name)
         [*_, paid] = invoice_payments(seller.till, invoice)
-        assert seller.refund(paid.id, f"r-{name}", "5.00").status is Status.SUCCEEDED
+        assert seller.refund(paid.id, f"r-{name}", "5.00").status is PaymentStatus.SUCCEEDED
     topped(seller, "20.00")
     done = [one for one in seller.till.wallets.entries("ada", 0, 100)[0] if one.description == "automatic top-up"]
     paid_in = top_up(seller.till, "ada") if not done else seller.till.payments.payment(done[0].id)
     assert paid_in is not None
-    assert seller.refund(paid_in.id, "r-t", "10.00").status is Status.SUCCEEDED
+    assert seller.refund(paid_in.id, "r-t", "10.00").status is PaymentStatus.SUCCEEDED
 
 
 def books(seller: Seller) -> tuple[list[Decimal], list[Decimal]]:

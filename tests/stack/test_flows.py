@@ -217,13 +217,13 @@ def test_a_poisoned_message_ends_in_the_dead_letter_queue_and_its_neighbours_are
     event = {"customer": "joan", "feature": "flow-calls", "time": datetime.now(UTC).isoformat()}
     bodies = [json.dumps(event | {"id": "j1"}), '{"id": "j2", "id": "j2"}', json.dumps(event | {"id": "j3"})]
     entries = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(bodies)]
-    sent = queues.sqs.send_message_batch(QueueUrl=queues.events, Entries=entries)["Successful"]
+    sent = queues.sqs.send_message_batch(QueueUrl=queues.home, Entries=entries)["Successful"]
     poison = next(one["MessageId"] for one in sent if one["Id"] == "1")
     assert counted(api, 2, "joan") == 2
     assert (dead(queues)["MessageId"], dead(queues)["Body"]) == (poison, bodies[1])
     record = error_record(stack, poison)
     assert "the key 'id' stands twice" in record["error"]["S"]
-    assert json.loads(record["context"]["S"])["queue"].endswith(queues.events.rpartition("/")[2])
+    assert json.loads(record["context"]["S"])["queue"].endswith(queues.home.rpartition("/")[2])
     before = invoke(stack, "RetryProcessorFunction")["unresolved"]
     assert redrive(queues).sent == 1
     assert dead(queues)["Body"] == bodies[1]
@@ -240,7 +240,7 @@ def test_what_failed_while_the_system_was_broken_comes_home_by_a_redrive(
     aws.update_function_configuration(FunctionName=function, Environment=broken)
     try:
         body = json.dumps({"id": "m1", "customer": "mary", "feature": "flow-calls"})
-        message = queues.sqs.send_message(QueueUrl=queues.events, MessageBody=body)["MessageId"]
+        message = queues.sqs.send_message(QueueUrl=queues.home, MessageBody=body)["MessageId"]
         assert dead(queues)["MessageId"] == message
     finally:
         aws.update_function_configuration(FunctionName=function, Environment=environment)

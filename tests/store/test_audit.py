@@ -68,7 +68,15 @@ class World:
         """The answer about an event."""
         known: dict[str, Any] = {"archive": self.archive, "now": self.now} | fields
         return explanation_to_dict(
-            explain(event_id, "/app", "ada", directory=self.catalog, counters=self.counters, **known)
+            explain(
+                event_id,
+                "/app",
+                "ada",
+                directory=self.catalog,
+                counters=self.counters,
+                time_left=lambda: 29.0,
+                **known,
+            )
         )
 
     def agrees(self, feature: Feature = REQUESTS) -> Decimal:
@@ -112,6 +120,7 @@ def test_what_was_counted_is_explained_listed_and_recounted(world: World) -> Non
         counters=world.counters,
         archive=world.archive,
         now=NOW,
+        time_left=lambda: 29.0,
         limit=500,
     )
     assert after is None

@@ -37,7 +37,7 @@ def send(queues: Queues, body: Any, **attributes: str) -> str:
 def waiting(queues: Queues) -> list[tuple[Any, dict[str, str]]]:
     """What the events queue holds now: each message with its attributes."""
     answer = queues.sqs.receive_message(
-        QueueUrl=queues.events, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
+        QueueUrl=queues.home, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
     )
     return [
         (json.loads(one["Body"]), {name: told["StringValue"] for name, told in one["MessageAttributes"].items()})
@@ -85,7 +85,7 @@ def test_a_message_that_comes_back_meanwhile_is_left(queues: Queues) -> None:
 def test_a_message_that_cannot_be_sent_stays_in_the_dead_letter_queue(queues: Queues) -> None:
     """And is told, with the reason."""
     message_id = send(queues, {"id": "e1"})
-    gone = Queues(queues.sqs, queues.dead_letters, queues.events + "-gone")
+    gone = Queues(queues.sqs, queues.dead_letters, queues.home + "-gone")
     result = redrive(gone)
     assert (result.sent, list(result.failed)) == (0, [message_id])
     assert "NonExistentQueue" in result.failed[message_id]
@@ -96,17 +96,22 @@ def test_a_message_that_cannot_be_sent_stays_in_the_dead_letter_queue(queues: Qu
 def test_the_command_finds_the_queues_of_a_deployment_by_its_outputs(
     queues: Queues, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And says how many messages went back."""
-    outputs = {"EventsDeadLetterQueueUrl": queues.dead_letters, "EventsQueueUrl": queues.events}
-    template = {
-        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
-        "Outputs": {name: {"Value": url} for name, url in outputs.items()},
-    }
+    """Those of events and those of alerts; and says how many messages of each went back."""
+    alerts = Queues(queues.sqs, *(queues.sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("gone", "alerts")))
+    told = {kind: {"DeadLetterQueueUrl": one.dead_letters, "QueueUrl": one.home} for kind, one in (
+        ("Events", queues), ("Alerts", alerts),
+    )}  # fmt: skip
+    outputs = {kind + name: {"Value": url} for kind, urls in told.items() for name, url in urls.items()}
+    template = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": outputs}
     boto3.client("cloudformation").create_stack(StackName="tollgate-prod", TemplateBody=json.dumps(template))
     send(queues, {"id": "e1"})
+    for number in range(2):
+        send(alerts, {"id": f"alert-{number}"})
     assert tool.main(["--stack", "tollgate-prod"]) == 0
-    assert "1 message sent back" in capsys.readouterr().out
-    assert len(waiting(queues)) == 1
+    shown = capsys.readouterr().out
+    assert "1 message of events sent back" in shown
+    assert "2 messages of alerts sent back" in shown
+    assert [len(waiting(one)) for one in (queues, alerts)] == [1, 2]
 
 
 @pytest.mark.usefixtures("queues")

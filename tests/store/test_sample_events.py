@@ -30,7 +30,7 @@ from tollgate.recovery.service import record_error
 from tollgate.recovery.store import DynamoRecovery
 
 SAMPLES = sorted(path.stem for path in (ROOT / "events").glob("*.json"))
-KINDS = {"HttpApi": "api", "SQS": "sqs", "SNS": "sns", "ScheduleV2": "schedule"}
+KINDS = {"DynamoDB": "dynamodb", "HttpApi": "api", "SQS": "sqs", "SNS": "sns", "ScheduleV2": "schedule"}
 CONTEXT = SimpleNamespace(
     function_name="sample",
     memory_limit_in_mb=512,
@@ -211,6 +211,18 @@ def test_alerts_tells_of_a_threshold_once(invoke: Invoke, monkeypatch: pytest.Mo
     monkeypatch.setattr(EventBus, "put", lambda _bus, _id, event: told.append(event))
     assert invoke("alerts-sqs") == invoke("alerts-sqs") == {"batchItemFailures": []}
     assert told == [json.loads(sample("alerts-sqs")["Records"][0]["body"])]
+
+
+def test_the_outbox_tells_of_what_was_written(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payment that succeeded, and a subscription that was made; a count is no news."""
+    told: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(EventBus, "put", lambda _bus, name, event: told.append((name, event)))
+    assert invoke("outbox-dynamodb") == {"batchItemFailures": []}
+    once = list(told)
+    assert [event["type"] for _, event in once] == ["payment.succeeded", "subscription.created"]
+    assert once[0][1]["data"]["amount"] == "20.00"
+    invoke("outbox-dynamodb")
+    assert told == once * 2, "the same again has the same ids"
 
 
 def test_billing_closes_the_periods_that_have_ended(invoke: Invoke) -> None:

@@ -21,6 +21,7 @@ from tools.routes import Route, routes_of
 Resources = dict[str, dict[str, Any]]
 
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+STREAM = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"}
 PERMISSIONS: dict[str, dict[str, set[str]]] = {
     "Authorizer": {
         "AuthorizerLogs": LOGS,
@@ -65,6 +66,21 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
         "EventsBus": {"events:PutEvents"},
         "AlertsQueue": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "RetriesQueue": {"sqs:SendMessage"},
+    },
+    "Outbox": {
+        "OutboxLogs": LOGS,
+        "BillingTable.StreamArn": STREAM,
+        "UsageTable.StreamArn": STREAM,
+        "BillingTable/stream/*": {"dynamodb:ListStreams"},
+        "UsageTable/stream/*": {"dynamodb:ListStreams"},
+        "BillingTable": {"dynamodb:GetItem"},
+        "UsageTable": {"dynamodb:GetItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
+        "EventsBus": {"events:PutEvents"},
+        "RetriesQueue": {"sqs:SendMessage"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "Pricing": {
         "PricingLogs": LOGS,
@@ -125,6 +141,9 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "RecoveryTable/index/due": {"dynamodb:Query"},
         "RecoveryTable/index/status": {"dynamodb:Query"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "BillingTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"},
+        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
         "EventsBus": {"events:PutEvents"},
         "*": {"cloudwatch:PutMetricData"},
         "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
@@ -176,15 +195,29 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Billing", "CatalogTable", "dynamodb:GetItem"): ["PLAN#*", "CUSTOMER", "SECRET"],
     ("Billing", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
     ("Billing", "BillingTable", "dynamodb:UpdateItem"): ["RUN#*"],
+    ("Outbox", "BillingTable"): ["PAYMENT#*"],
+    ("Outbox", "UsageTable"): ["SUBSCRIPTION#*"],
+    ("Outbox", "CatalogTable"): ["WEBHOOK"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
     ("Recovery", "CatalogTable"): ["SECRET"],
-    ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],
+    ("RetryProcessor", "CatalogTable", "dynamodb:GetItem"): ["WEBHOOK", "PLAN#*"],
+    ("RetryProcessor", "CatalogTable", "dynamodb:PutItem"): ["WEBHOOK"],
+    ("RetryProcessor", "UsageTable", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"): [
+        "CUSTOMER#*",
+        "SUBSCRIPTION#*",
+        "HEAD#*",
+    ],
+    ("RetryProcessor", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("RetryProcessor", "BillingTable"): ["INVOICE#*", "PAYMENT#*", "REFUND#*", "WALLET#*", "PAYER#*"],
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
 
+CHARGING = {"Billing", "RetryProcessor"}
+"""The functions that charge through Stripe."""
+
 NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
-OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
+OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "POST /v1/webhooks/stripe", "$default"}
 QUEUES = (
     "EventsQueue",
     "EventsDeadLetterQueue",
@@ -237,10 +270,10 @@ def test_a_function_writes_json_logs_to_a_group_of_its_own_that_does_not_grow_fo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resources: Resources, name: str) -> None:
-    """The layer is built for one Python and one CPU, which all functions share."""
+    """The layers are built for one Python and one CPU, which all functions share; who charges has Stripe's besides."""
     function = resources[f"{name}Function"]["Properties"]
-    [layer] = of_type(resources, "AWS::Lambda::LayerVersion")
-    assert function["Layers"] == [{"Ref": layer}]
+    common, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
+    assert function["Layers"] == [{"Ref": common}, *([{"Ref": stripe}] if name in CHARGING else [])]
     assert function["Runtime"] == {"Ref": "PythonRuntime"}
     assert function["Architectures"] == [{"Ref": "Architecture"}]
     assert function["Handler"] == "app.handler"
@@ -248,9 +281,9 @@ def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resource
 
 def test_the_layer_says_for_which_python_and_cpu_it_is(resources: Resources) -> None:
     """So that Lambda refuses a function that it would break."""
-    [layer] = of_type(resources, "AWS::Lambda::LayerVersion").values()
-    assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
-    assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
+    for layer in of_type(resources, "AWS::Lambda::LayerVersion").values():
+        assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
+        assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
 
 
 # Permissions
@@ -323,6 +356,8 @@ def test_no_role_has_a_wildcard_but_for_its_log_streams_and_metrics(resources: R
         if names == ["*"]:
             assert actions == ["cloudwatch:PutMetricData"]
             assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Tollgate"}}
+        elif actions == ["dynamodb:ListStreams"]:  # which names a table's streams of all times
+            assert all(one.endswith("Table/stream/*") for one in names)
         else:
             assert [one for one in names if "*" in one] in ([], [f"{name}Logs:*"])
 
@@ -338,6 +373,8 @@ def shown(resource: Any) -> str:
     match resource:
         case {"Fn::GetAtt": [str(name), "Arn"]} | {"Ref": str(name)}:
             return name
+        case {"Fn::GetAtt": [str(name), "StreamArn"]}:
+            return f"{name}.StreamArn"
         case {"Fn::Sub": str(text)}:
             return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", text)
     return str(resource)
@@ -444,9 +481,28 @@ def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(
 def test_a_queue_is_read_with_partial_failures(resources: Resources) -> None:
     """One bad message does not bring its neighbours back."""
     mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
-    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings]
+    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings if not is_of_stream(mapping)]
     assert read == [(arn(f"{queue}Queue"), {"Ref": f"{consumer}Function"}) for queue, consumer in CONSUMERS]
     assert all(mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for mapping in mappings)
+
+
+def is_of_stream(mapping: dict[str, Any]) -> bool:
+    """Whether a function reads a stream, and not a queue."""
+    return "StartingPosition" in mapping
+
+
+def test_the_outbox_reads_what_is_news_from_the_streams_and_keeps_what_it_cannot_tell(resources: Resources) -> None:
+    """Of the usage table the keys alone are in the stream: counters are written all the time."""
+    mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
+    streams = {mapping["EventSourceArn"]["Fn::GetAtt"][0]: mapping for mapping in mappings if is_of_stream(mapping)}
+    views = {table: resources[table]["Properties"]["StreamSpecification"]["StreamViewType"] for table in streams}
+    assert views == {"BillingTable": "NEW_AND_OLD_IMAGES", "UsageTable": "KEYS_ONLY"}
+    for mapping in streams.values():
+        assert mapping["FunctionName"] == {"Ref": "OutboxFunction"}
+        assert mapping["StartingPosition"] == "TRIM_HORIZON"
+        assert mapping["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
+        [wanted] = mapping["FilterCriteria"]["Filters"]
+        assert json.loads(wanted["Pattern"])
 
 
 def test_a_lease_of_an_alert_lasts_until_the_function_that_holds_it_has_ended(resources: Resources) -> None:

@@ -1,6 +1,6 @@
 """Counters and a directory in memory: the rules of metering with no database under them."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -220,9 +220,17 @@ class FakeCounters(SeriesCounters):
             self._load(series, known, missing)
         return [bool(is_known(count, known, exactly=True)) for count in counts]
 
-    def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
+    def find(
+        self,
+        series: Series,
+        hashes: Collection[bytes],
+        start: datetime,
+        end: datetime,
+        spend: Callable[[int], None] = lambda _: None,
+    ) -> Period | None:
         """The newest stretch of time that touches [start, end] and has one of the ids."""
         wanted, stored = set(hashes), self._of(series)
+        spend(sum(len(ids) for pages in stored.pages.values() for ids, _ in pages.values()))
         times = [at for event in wanted & self._markers.keys() for at in self._markers[event].at]
         found = [Period(at, at + timedelta(microseconds=1)) for at in times]
         buckets = [(key, ids) for key, pages in stored.pages.items() for ids, _ in pages.values()]

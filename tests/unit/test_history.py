@@ -1,6 +1,6 @@
 """Why an event did or did not count, and which events did."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -24,7 +24,7 @@ from tollgate.catalog.model import (
     SubscriptionStatus,
 )
 from tollgate.catalog.periods import Interval, Period
-from tollgate.kernel.errors import InvalidInput, NotFound
+from tollgate.kernel.errors import InvalidInput, NotFound, Unavailable
 from tollgate.metering.history import explain, explanation_to_dict, list_events
 from tollgate.metering.model import MAX_AGE, MAX_AHEAD, Batch, Count, CounterId, Outcome, Scope, Series
 
@@ -76,9 +76,16 @@ class ShardedDirectory(FakeDirectory):
 class VagueCounters(FakeCounters):
     """What they find lies somewhere in 35 days: more is not needed."""
 
-    def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
+    def find(
+        self,
+        series: Series,
+        hashes: Collection[bytes],
+        start: datetime,
+        end: datetime,
+        spend: Callable[[int], None] = lambda _: None,
+    ) -> Period | None:
         """All of them."""
-        return Period(NOW - MAX_AGE, NOW + MAX_AHEAD) if super().find(series, hashes, start, end) else None
+        return Period(NOW - MAX_AGE, NOW + MAX_AHEAD) if super().find(series, hashes, start, end, spend) else None
 
 
 class World:
@@ -91,7 +98,7 @@ class World:
             plans=[PLAN],
             subscriptions=[SUBSCRIPTION],
         )
-        self.counters = VagueCounters()
+        self.counters: FakeCounters = VagueCounters()
         self.archive = FakeArchive()
 
     def count(self, *counts: Count, archived: bool = True, counted: bool = True, shard: int = 0) -> None:
@@ -106,7 +113,7 @@ class World:
 
     def explain(self, event_id: str, customer: str = "ada", *, source: str = "/app", **fields: Any) -> dict[str, Any]:
         """The answer about an event."""
-        known: dict[str, Any] = {"archive": self.archive} | fields
+        known: dict[str, Any] = {"archive": self.archive, "time_left": lambda: 29.0} | fields
         explanation = explain(
             event_id, source, customer, directory=self.directory, counters=self.counters, now=NOW, **known
         )
@@ -125,7 +132,7 @@ class World:
                 now=NOW,
                 after=after,
                 limit=limit,
-                **fields,
+                **{"time_left": lambda: 29.0} | fields,
             )
             found += page
             assert len(page) <= limit
@@ -303,6 +310,7 @@ def test_a_listing_of_what_does_not_exist_is_not_found(world: World) -> None:
         "counters": world.counters,
         "archive": world.archive,
         "now": NOW,
+        "time_left": lambda: 29.0,
         "limit": 1,
     }
     with pytest.raises(NotFound, match="no customer eve"):
@@ -311,3 +319,67 @@ def test_a_listing_of_what_does_not_exist_is_not_found(world: World) -> None:
         list_events("ada", "unheard-of", **arguments)
     with pytest.raises(InvalidInput, match="before `to`"):
         list_events("ada", "requests", start=NOW, end=NOW, **arguments)
+
+
+class ManyIds(FakeCounters):
+    """With a million and one ids to look through, page by page; how many have been is `read`."""
+
+    read = 0
+
+    def find(
+        self,
+        series: Series,
+        hashes: Collection[bytes],
+        start: datetime,
+        end: datetime,
+        spend: Callable[[int], None] = lambda _: None,
+    ) -> Period | None:
+        """None of them."""
+        for size in (1_000,) * 1_001:
+            self.read += size
+            spend(size)
+        return super().find(series, hashes, start, end)
+
+
+def test_no_more_is_looked_through_for_an_event_than_a_million_ids(world: World) -> None:
+    """However many the customer has: the question is too wide then, and says what would narrow it."""
+    world.counters = many = ManyIds()
+    with pytest.raises(InvalidInput) as refused:
+        world.explain("e1")
+    assert [error.pointer for error in refused.value.errors] == ["/time"]
+    assert many.read == 1_001_000
+
+
+def test_an_event_is_looked_for_as_long_as_there_is_time(world: World) -> None:
+    """Then the answer is that it may be asked for again, not that it is unknown."""
+    world.counters = many = ManyIds()
+    left = iter(range(29, 0, -1))
+    with pytest.raises(Unavailable):
+        world.explain("e1", time_left=lambda: next(left))
+    assert many.read == 22_000
+
+
+def test_a_page_ends_where_time_does_and_the_next_goes_on(world: World) -> None:
+    """Where most of what was archived was not counted, a page would else be looked for too long."""
+    for number in range(60):
+        count = archived_count(f"e{number}", at=NOW - HOUR + timedelta(minutes=number))
+        world.count(count, counted=number % 10 == 0)
+    found: list[str] = []
+    after, pages = None, 0
+    while pages == 0 or after is not None:
+        left = iter([29.0, 14.0])
+        page, after = list_events(
+            "ada",
+            "requests",
+            directory=world.directory,
+            counters=world.counters,
+            archive=world.archive,
+            now=NOW,
+            time_left=lambda left=left: next(left),  # type: ignore[misc]
+            after=after,
+            limit=5,
+        )
+        found += [one["id"] for one in page]
+        pages += 1
+    assert found == [f"e{number}" for number in range(0, 60, 10)]
+    assert pages == 12, "one reading of the archive for each"

@@ -35,7 +35,7 @@ IMPURE = {
 }
 CLOCKS = {"now", "utcnow", "today", "system_clock", "monotonic", "perf_counter"}
 SOURCES = sorted((LAYER / "tollgate").rglob("*.py"))
-PURE_BILLING = {"invoices.py", "lines.py", "wallet.py", "payments.py"}
+PURE_BILLING = {"announcements.py", "invoices.py", "lines.py", "wallet.py", "payments.py"}
 MODELS = [path for path in SOURCES if path.name == "model.py" or path.name in PURE_BILLING]
 FUNCTIONS = sorted(ROOT.glob("functions/*/app.py"))
 
@@ -130,7 +130,7 @@ def test_a_model_is_pure(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", ["usage", "alerts", "entitlements", "authorizer", "retry_processor", "error_report"]
+    "function", ["usage", "alerts", "outbox", "entitlements", "authorizer", "retry_processor", "error_report"]
 )
 def test_a_cold_start_of_a_hot_function_does_not_import_pydantic(function: str) -> None:
     """In a Python of its own, as Lambda starts one."""

@@ -161,6 +161,18 @@ def test_a_message_is_not_begun_with_too_little_time() -> None:
     assert consumer.counted == []
 
 
+def test_a_message_that_is_never_begun_has_a_record_when_it_dies() -> None:
+    """Those handed over with it took all the time, in an outage say: it goes to the dead-letter queue unseen."""
+    consumer = Consumer()
+    consumer.left = RESERVE - 0.001
+    for receives in range(1, 6):
+        assert consumer.failures == {}
+        with pytest.raises(Unavailable):
+            consumer(message(GOOD, receives=receives))
+    [failure] = consumer.failures.values()
+    assert (failure.key, failure.arguments, consumer.counted) == ("m1", {"reason": "unfinished"}, [])
+
+
 def test_a_message_whose_last_receive_kills_the_function_has_a_record() -> None:
     """It is written before the message is tried."""
     consumer = Consumer()

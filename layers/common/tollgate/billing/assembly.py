@@ -1,5 +1,6 @@
 """Billing put together, as the function that bills and the one that tries again need it: the same parts in both."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,16 +12,17 @@ from tollgate.billing.invoices import Invoice
 from tollgate.billing.payment_store import DynamoPayments
 from tollgate.billing.providers import WALLET, PaymentProvider, WalletProvider
 from tollgate.billing.run import Billing, fall_due, recovered
+from tollgate.billing.stripe_provider import STRIPE, StripeProvider
 from tollgate.billing.till import Till
 from tollgate.billing.wallet_store import DynamoWallets
 from tollgate.catalog.store import DynamoCatalog, standing_write
 from tollgate.kernel.dynamodb import write_all
-from tollgate.kernel.money import ZERO
+from tollgate.kernel.money import ZERO, parse_decimal
 from tollgate.kernel.time import Clock, system_clock
 from tollgate.metering.store import DynamoCounters
 from tollgate.recovery.ledger import Recovery, Retries
 
-__all__ = ["Desk", "assemble"]
+__all__ = ["Desk", "assemble", "deployed_overdraft", "deployed_providers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +89,25 @@ def assemble(
         clock=clock,
     )
     return Desk(billing, cashier, till, invoices)
+
+
+def deployed_providers() -> dict[str, PaymentProvider]:
+    """Who charges besides the wallet, as the template's parameters say: Stripe, where its key is given."""
+    key = os.environ.get("STRIPE_SECRET_KEY")
+    return {STRIPE: StripeProvider(key)} if key else {}
+
+
+def deployed_overdraft() -> Decimal:
+    """How far below 0 a wallet may go, as the template's parameter says.
+
+    Raises:
+        RuntimeError: that is no amount.
+    """
+    text = os.environ.get("WALLET_OVERDRAFT") or "0"
+    try:
+        overdraft = parse_decimal(text)
+    except ValueError as error:
+        raise RuntimeError(f"the parameter WalletOverdraft cannot be used: it {error}") from None
+    if overdraft < 0:
+        raise RuntimeError("the parameter WalletOverdraft cannot be used: it must not be negative")
+    return overdraft

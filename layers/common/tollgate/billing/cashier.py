@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up
 from tollgate.billing.invoices import COLLECTIBLE, Invoice, InvoiceStatus
-from tollgate.billing.payments import Decline, DeclineKind, Payment, Refund, Status
+from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund
 from tollgate.billing.refunding import ask_refund, begin_refund, give
 from tollgate.billing.till import Till, existing_invoice, existing_payment
 from tollgate.billing.wallet import top_up_due
@@ -108,7 +108,7 @@ class Cashier:
             Conflict: less is left, the payment has not succeeded, or the id belongs to another request.
         """
         refund = begin_refund(self.till, payment_id, refund_id=refund_id, amount=amount, reason=reason)
-        if refund.status is Status.PENDING:
+        if refund.status is PaymentStatus.PENDING:
             payment = existing_payment(self.till, payment_id)
             self._perform(
                 REFUND,
@@ -139,7 +139,7 @@ class Cashier:
             TimeoutError, ConnectionError: it cannot be told.
         """
         payment = ask(self.till, payment_id)
-        if payment.status is Status.SUCCEEDED and payment.invoice is not None:
+        if payment.status is PaymentStatus.SUCCEEDED and payment.invoice is not None:
             self.till.on_settled(existing_invoice(self.till, payment.invoice))
             record = self._unresolved(COLLECT, payment.invoice)
             if record is not None:
@@ -148,6 +148,21 @@ class Cashier:
                         self.errors, record.id, actor="system", note="the provider says it is paid", clock=self.clock
                     )
         return payment
+
+    def settle_refund(self, refund_id: str) -> Refund:
+        """The same of a refund.
+
+        Raises:
+            NotFound: there is no such refund.
+            Conflict: another is at work on it now.
+            TimeoutError, ConnectionError: it cannot be told.
+        """
+        refund = ask_refund(self.till, refund_id)
+        record = self._unresolved(REFUND, refund_id) if refund.status is PaymentStatus.SUCCEEDED else None
+        if record is not None:
+            with suppress(Conflict):
+                resolve(self.errors, record.id, actor="system", note="the provider says it is given", clock=self.clock)
+        return refund
 
     # Operations
 
@@ -196,19 +211,19 @@ class Cashier:
 
     def _run_refund(self, arguments: Mapping[str, Any], _: str) -> None:
         refund = give(self.till, arguments["refund"])
-        if refund.status is Status.SUCCEEDED:
+        if refund.status is PaymentStatus.SUCCEEDED:
             return
-        if refund.status is Status.PENDING and refund.reference is not None:
+        if refund.status is PaymentStatus.PENDING and refund.reference is not None:
             raise StillProcessing(f"the provider is still at work on refund {refund.id}")
         message = refund.decline.message if refund.decline else "it was not given"
-        raise OperationFailed(message, type=ErrorType.REFUND_ERROR, final=refund.status is Status.FAILED)
+        raise OperationFailed(message, type=ErrorType.REFUND_ERROR, final=refund.status is PaymentStatus.FAILED)
 
     def _is_refunded(self, arguments: Mapping[str, Any], _: str) -> bool | None:
         return _is_done(ask_refund(self.till, arguments["refund"]))
 
     def _run_top_up(self, arguments: Mapping[str, Any], _: str) -> None:
         payment = top_up(self.till, arguments["customer"])
-        if payment is not None and payment.status is not Status.SUCCEEDED:
+        if payment is not None and payment.status is not PaymentStatus.SUCCEEDED:
             _raise(payment.decline, payment.id)
 
     def _is_topped_up(self, arguments: Mapping[str, Any], _: str) -> bool | None:
@@ -313,9 +328,9 @@ def _provider(arguments: Mapping[str, Any]) -> str:
 
 
 def _is_done(what: Payment | Refund) -> bool | None:
-    if what.status is Status.PENDING:
+    if what.status is PaymentStatus.PENDING:
         return None if what.reference is not None else False
-    return what.status is Status.SUCCEEDED
+    return what.status is PaymentStatus.SUCCEEDED
 
 
 def _raise(decline: Decline | None, payment_id: str) -> None:

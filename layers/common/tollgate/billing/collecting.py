@@ -20,7 +20,7 @@ from tollgate.billing.payments import (
     Decline,
     DeclineKind,
     Payment,
-    Status,
+    PaymentStatus,
     claim,
     released,
     settle_failed,
@@ -169,7 +169,7 @@ def ask(till: Till, payment_id: str) -> Payment:
         TimeoutError, ConnectionError: it cannot be told.
     """
     payment = existing_payment(till, payment_id)
-    if payment.status is not Status.PENDING:
+    if payment.status is not PaymentStatus.PENDING:
         return payment
     claimed = _claimed(till, payment)
     outcome = _asked(till, claimed, till.provider(claimed).find_charge)
@@ -178,7 +178,7 @@ def ask(till: Till, payment_id: str) -> Payment:
 
 def _resume(till: Till, payment: Payment) -> Payment:
     """Go on with a payment that another began: ask what became of it, and charge it if nothing did."""
-    if payment.status is not Status.PENDING:
+    if payment.status is not PaymentStatus.PENDING:
         return payment
     claimed = _claimed(till, payment)
     outcome = _asked(till, claimed, till.provider(claimed).find_charge)
@@ -199,7 +199,7 @@ def _is_topped_up(till: Till, customer: str) -> bool:
         payment = top_up(till, customer)
     except (Conflict, TimeoutError, ConnectionError):  # what became of it is asked before the next one
         return False
-    return payment is not None and payment.status is Status.SUCCEEDED
+    return payment is not None and payment.status is PaymentStatus.SUCCEEDED
 
 
 def _asked(till: Till, payment: Payment, question: Callable[[Payment], _Answer]) -> _Answer:

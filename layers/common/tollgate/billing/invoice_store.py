@@ -33,7 +33,7 @@ from tollgate.kernel.dynamodb import BillingTable, DecimalAttribute, Write, conn
 from tollgate.kernel.errors import BadRequest, Unavailable
 from tollgate.kernel.time import format_time, parse_time
 
-__all__ = ["DynamoInvoices", "invoice_write"]
+__all__ = ["DynamoInvoices", "InvoiceItem", "invoice_of", "invoice_write"]
 
 _TRIES: Final = 30
 _PAUSE_SECONDS: Final = 0.05
@@ -81,7 +81,7 @@ class DynamoInvoices:
     def get(self, invoice_id: str) -> Invoice | None:
         """The invoice, if there is one, as the last write left it."""
         item = read_item(InvoiceItem, f"INVOICE#{invoice_id}", "INVOICE")
-        return _invoice(item) if item else None
+        return invoice_of(item) if item else None
 
     def write(self, after: Invoice, also: Sequence[Write] = ()) -> bool:
         """Write an invoice in its next revision, and other items with it; False when another writer was first."""
@@ -195,7 +195,7 @@ def _read(keys: Sequence[Mapping[str, Any]], status: InvoiceStatus | None) -> li
     """The invoices themselves, in the same order; one whose status has changed since it was listed is left out."""
     connect(BillingTable)
     wanted = [(key["pk"]["S"], "INVOICE") for key in keys]
-    found = {item.pk: _invoice(item) for item in InvoiceItem.batch_get(wanted, consistent_read=True)}
+    found = {item.pk: invoice_of(item) for item in InvoiceItem.batch_get(wanted, consistent_read=True)}
     invoices = (found[pk] for pk, _ in wanted if pk in found)
     return [invoice for invoice in invoices if status in (None, invoice.status)]
 
@@ -223,7 +223,8 @@ def _item(invoice: Invoice) -> InvoiceItem:
     )
 
 
-def _invoice(item: InvoiceItem) -> Invoice:
+def invoice_of(item: InvoiceItem) -> Invoice:
+    """The invoice that an item holds."""
     body = json.loads(zlib.decompress(item.body))
     invoice = invoice_from_dict(body, tuple(_late_from_list(late) for late in body["late"]), int(item.revision))
     return replace(invoice, payment=item.payment, attempts=int(item.attempts))

@@ -16,12 +16,12 @@ from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from tollgate.billing.invoice_store import invoice_write
 from tollgate.billing.invoices import Invoice
-from tollgate.billing.payments import Decline, DeclineKind, Payer, Payment, Refund, Status
+from tollgate.billing.payments import Decline, DeclineKind, Payer, Payment, PaymentStatus, Refund
 from tollgate.billing.wallet import Posting, Wallet
 from tollgate.billing.wallet_store import posting_writes, wallet_write
 from tollgate.kernel.dynamodb import BillingTable, DecimalAttribute, Write, connect, read_item, write_all
 
-__all__ = ["DynamoPayments"]
+__all__ = ["DynamoPayments", "PaymentItem", "RefundItem", "payment_of", "refund_of_item"]
 
 _PAYMENT: Final = "PAYMENT"
 _REFUND: Final = "REFUND#"
@@ -92,26 +92,28 @@ class DynamoPayments:
     def payment(self, payment_id: str) -> Payment | None:
         """The payment, as the last write left it."""
         item = read_item(PaymentItem, _pk(payment_id), _PAYMENT)
-        return _payment(item) if item else None
+        return payment_of(item) if item else None
 
     def payments(self, payment_ids: Sequence[str]) -> list[Payment]:
         """Those of the payments that there are, in the same order."""
         connect(BillingTable)
         keys = [(_pk(payment_id), _PAYMENT) for payment_id in payment_ids]
-        found = {item.pk: _payment(item) for item in PaymentItem.batch_get(keys, consistent_read=True)} if keys else {}
+        found = (
+            {item.pk: payment_of(item) for item in PaymentItem.batch_get(keys, consistent_read=True)} if keys else {}
+        )
         return [found[pk] for pk, _ in keys if pk in found]
 
     def refund(self, refund_id: str) -> Refund | None:
         """The refund, as the last write left it."""
         owner = read_item(RefundOwnerItem, f"REFUND#{refund_id}", _PAYMENT)
         item = read_item(RefundItem, _pk(owner.payment), f"{_REFUND}{refund_id}") if owner else None
-        return _refund(item) if item else None
+        return refund_of_item(item) if item else None
 
     def refunds(self, payment_id: str) -> list[Refund]:
         """All refunds of a payment, the oldest first."""
         connect(BillingTable)
         found = RefundItem.query(_pk(payment_id), RefundItem.sk.startswith(_REFUND), consistent_read=True)
-        return sorted((_refund(item) for item in found), key=lambda refund: (refund.created_at, refund.id))
+        return sorted((refund_of_item(item) for item in found), key=lambda refund: (refund.created_at, refund.id))
 
     def write(self, *changes: Payment | Refund | Invoice | Wallet | Posting) -> bool:
         """Write things in their next revisions, all or none; False when another writer was first with one of them."""
@@ -193,7 +195,8 @@ def _payment_item(payment: Payment) -> PaymentItem:
     )
 
 
-def _payment(item: PaymentItem) -> Payment:
+def payment_of(item: PaymentItem) -> Payment:
+    """The payment that an item holds."""
     return Payment(
         id=item.pk.removeprefix("PAYMENT#"),
         customer=item.customer,
@@ -206,7 +209,7 @@ def _payment(item: PaymentItem) -> Payment:
         method=item.method,
         key=item.key,
         created_at=item.created_at,
-        status=Status(item.status),
+        status=PaymentStatus(item.status),
         claimed_until=item.claimed_until,
         reference=item.reference,
         decline=_decline(item.decline),
@@ -234,7 +237,8 @@ def _refund_item(refund: Refund) -> RefundItem:
     )
 
 
-def _refund(item: RefundItem) -> Refund:
+def refund_of_item(item: RefundItem) -> Refund:
+    """The refund that an item holds."""
     return Refund(
         id=item.sk.removeprefix(_REFUND),
         payment=item.pk.removeprefix("PAYMENT#"),
@@ -243,7 +247,7 @@ def _refund(item: RefundItem) -> Refund:
         reason=item.reason,
         key=item.key,
         created_at=item.created_at,
-        status=Status(item.status),
+        status=PaymentStatus(item.status),
         claimed_until=item.claimed_until,
         reference=item.reference,
         decline=_decline(item.decline),

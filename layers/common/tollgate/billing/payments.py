@@ -25,8 +25,8 @@ __all__ = [
     "DeclineKind",
     "Payer",
     "Payment",
+    "PaymentStatus",
     "Refund",
-    "Status",
     "claim",
     "claim_refund",
     "payment_to_dict",
@@ -43,7 +43,7 @@ CLAIM: Final = timedelta(minutes=1)
 """Longer than the calls to a provider take; the claim of a process that ended is over by then."""
 
 
-class Status(StrEnum):
+class PaymentStatus(StrEnum):
     """Where a payment or a refund stands."""
 
     PENDING = "pending"
@@ -106,7 +106,7 @@ class Payment:
     method: str | None
     key: str
     created_at: datetime
-    status: Status = Status.PENDING
+    status: PaymentStatus = PaymentStatus.PENDING
     claimed_until: datetime | None = None
     reference: str | None = None
     decline: Decline | None = None
@@ -126,7 +126,7 @@ class Refund:
     reason: str
     key: str
     created_at: datetime
-    status: Status = Status.PENDING
+    status: PaymentStatus = PaymentStatus.PENDING
     claimed_until: datetime | None = None
     reference: str | None = None
     decline: Decline | None = None
@@ -153,7 +153,7 @@ def settle_succeeded(payment: Payment, reference: str, at: datetime) -> Payment:
     """The payment when the provider has charged it."""
     return replace(
         payment,
-        status=Status.SUCCEEDED,
+        status=PaymentStatus.SUCCEEDED,
         reference=reference,
         claimed_until=None,
         settled_at=at,
@@ -165,7 +165,7 @@ def settle_failed(payment: Payment, decline: Decline, at: datetime) -> Payment:
     """The payment when it is certain that it was not charged."""
     return replace(
         payment,
-        status=Status.FAILED,
+        status=PaymentStatus.FAILED,
         decline=decline,
         claimed_until=None,
         settled_at=at,
@@ -182,7 +182,7 @@ def refund_of(
         Conflict: the payment has not succeeded, or less is left of it.
         InvalidInput: the amount is no amount of money.
     """
-    if payment.status is not Status.SUCCEEDED:
+    if payment.status is not PaymentStatus.SUCCEEDED:
         raise Conflict(f"The payment {payment.id} is {payment.status}; only one that succeeded can be refunded.")
     left = EXACT.subtract(payment.amount, payment.refunded)
     wanted = left if amount is None else amount
@@ -210,7 +210,7 @@ def refund_succeeded(refund: Refund, reference: str, at: datetime) -> Refund:
     """The refund when the provider has given the money back."""
     return replace(
         refund,
-        status=Status.SUCCEEDED,
+        status=PaymentStatus.SUCCEEDED,
         reference=reference,
         claimed_until=None,
         settled_at=at,
@@ -222,7 +222,7 @@ def refund_failed(payment: Payment, refund: Refund, decline: Decline, at: dateti
     """The refund when it is certain that it will not be given, and the payment, of which so much is left again."""
     failed = replace(
         refund,
-        status=Status.FAILED,
+        status=PaymentStatus.FAILED,
         decline=decline,
         claimed_until=None,
         settled_at=at,

@@ -19,8 +19,8 @@ from tollgate.billing.payments import (
     Decline,
     DeclineKind,
     Payment,
+    PaymentStatus,
     Refund,
-    Status,
     claim_refund,
     refund_failed,
     refund_of,
@@ -76,7 +76,7 @@ def give(till: Till, refund_id: str) -> Refund:
         ConnectionError: the provider cannot be reached, and nothing was given back.
     """
     refund = _existing(till, refund_id)
-    if refund.status is not Status.PENDING:
+    if refund.status is not PaymentStatus.PENDING:
         return refund
     payment = existing_payment(till, refund.payment)
     provider = till.provider(payment)
@@ -96,7 +96,7 @@ def ask_refund(till: Till, refund_id: str) -> Refund:
         TimeoutError, ConnectionError: it cannot be told.
     """
     refund = _existing(till, refund_id)
-    if refund.status is not Status.PENDING:
+    if refund.status is not PaymentStatus.PENDING:
         return refund
     payment = existing_payment(till, refund.payment)
     ours = _claimed(till, refund)
@@ -112,7 +112,7 @@ def abandon(till: Till, refund_id: str) -> Refund:
         TimeoutError, ConnectionError: it cannot be told whether it happened.
     """
     refund = ask_refund(till, refund_id)
-    if refund.status is not Status.PENDING or refund.reference is not None:
+    if refund.status is not PaymentStatus.PENDING or refund.reference is not None:
         return refund
     decline = refund.decline or Decline(DeclineKind.HARD, "abandoned", "It was given up after the last try.")
     return _failed(till, existing_payment(till, refund.payment), _claimed(till, refund), decline)

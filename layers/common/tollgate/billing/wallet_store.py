@@ -17,7 +17,7 @@ from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from tollgate.billing.wallet import Entry, EntryType, Posting, TopUp, Wallet
 from tollgate.kernel.dynamodb import BillingTable, DecimalAttribute, Write, connect, read_item, write_all
 
-__all__ = ["DynamoWallets", "posting_writes", "wallet_write"]
+__all__ = ["DynamoWallets", "EntryItem", "entry_of", "posting_writes", "wallet_write"]
 
 _WALLET: Final = "WALLET"
 _ENTRY: Final = "ENTRY#"
@@ -65,7 +65,7 @@ class DynamoWallets:
         """The entry that a client gave this id."""
         marker = read_item(EntryIdItem, _pk(customer), f"ID#{entry_id}")
         item = read_item(EntryItem, _pk(customer), _entry_key(int(marker.number))) if marker else None
-        return _entry(item) if item else None
+        return entry_of(item) if item else None
 
     def add(self, posting: Posting) -> bool:
         """Write an entry that a client named; False, and nothing is changed, when another writer was first."""
@@ -81,7 +81,7 @@ class DynamoWallets:
         connect(BillingTable)
         within = EntryItem.sk.between(_entry_key(after + 1), _entry_key(_LAST))
         found = EntryItem.query(_pk(customer), within, consistent_read=True, limit=limit + 1)
-        entries = [_entry(item) for item in found]
+        entries = [entry_of(item) for item in found]
         return entries[:limit], entries[limit - 1].number if len(entries) > limit else None
 
 
@@ -153,7 +153,8 @@ def _entry_item(customer: str, entry: Entry) -> EntryItem:
     )
 
 
-def _entry(item: EntryItem) -> Entry:
+def entry_of(item: EntryItem) -> Entry:
+    """The ledger entry that an item holds."""
     return Entry(
         number=int(item.sk.removeprefix(_ENTRY)),
         id=item.id,

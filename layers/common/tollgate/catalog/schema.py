@@ -495,7 +495,7 @@ class WebhookBody(_Body):
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
     """Begins with https:// and names a host of the public internet."""
 
-    events: list[EventType] = Field(min_length=1, max_length=20)
+    events: list[EventType] = Field(min_length=1, max_length=50)
 
 
 class WebhookView(WebhookBody):
@@ -505,6 +505,8 @@ class WebhookView(WebhookBody):
     created_at: Timestamp
     disabled_at: Timestamp | None
     """When it answered 410 Gone; it is sent nothing until it is put again."""
+    old_secrets_until: Timestamp | None = None
+    """Until then what it is sent is signed with the secrets before the present one too."""
 
 
 class WebhookCreated(WebhookView):
@@ -528,6 +530,7 @@ def webhook_view(webhook: Webhook) -> dict[str, Any]:
         "events": list(webhook.events),
         "created_at": format_time(webhook.created_at),
         "disabled_at": format_time(webhook.disabled_at) if webhook.disabled_at else None,
+        "old_secrets_until": format_time(max(until for _, until in webhook.retired)) if webhook.retired else None,
     }
 
 

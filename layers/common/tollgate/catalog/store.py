@@ -333,6 +333,12 @@ class DynamoCatalog:
                 batch.save(snapshot)
         return len(new)
 
+    def history_entry(self, subscription_id: str, number: int) -> tuple[str, Entry] | None:
+        """The customer of a subscription, and an entry of its history."""
+        owner = _get(OwnerItem, f"SUBSCRIPTION#{subscription_id}", "OWNER")
+        item = _get(EntryItem, f"SUBSCRIPTION#{subscription_id}", f"HISTORY#{number:08d}") if owner else None
+        return (owner.customer, entry_from_dict(item.body, item.request)) if owner and item else None
+
     def life(self, subscription_id: str) -> Life | None:
         """A subscription with its history and standing, if there is one.
 
@@ -620,13 +626,15 @@ def _webhooks(item: WebhooksItem | None) -> tuple[Webhook, ...]:
 
 def _webhook_to_dict(webhook: Webhook) -> dict[str, Any]:
     disabled_at = format_time(webhook.disabled_at) if webhook.disabled_at else None
-    return asdict(webhook) | {"created_at": format_time(webhook.created_at), "disabled_at": disabled_at}
+    times = {"created_at": format_time(webhook.created_at), "disabled_at": disabled_at}
+    return asdict(webhook) | times | {"retired": [[secret, format_time(until)] for secret, until in webhook.retired]}
 
 
 def _webhook_from_dict(body: dict[str, Any]) -> Webhook:
     disabled_at = parse_time(body["disabled_at"]) if body["disabled_at"] else None
     times = {"created_at": parse_time(body["created_at"]), "disabled_at": disabled_at}
-    return Webhook(**body | times | {"events": tuple(body["events"])})
+    retired = tuple((secret, parse_time(until)) for secret, until in body.get("retired", ()))
+    return Webhook(**body | times | {"events": tuple(body["events"]), "retired": retired})
 
 
 def _key(item: KeyItem) -> ApiKey:

@@ -86,7 +86,7 @@ def refuse(
 def decide(
     subscription: Subscription,
     granted: PlanFeature,
-    quantity: Decimal,
+    quantity: Decimal | None,
     *,
     now: datetime,
     used: Decimal = ZERO,
@@ -96,7 +96,8 @@ def decide(
 ) -> Decision:
     """Whether `quantity` more is allowed, given what is used in the period, what is held, and the rate's figures.
 
-    The period is that of `at`, or else the present one. What is held is given by the second at which it expires.
+    With None, whether what there is already is allowed. The period is that of `at`, or else the present one. What is
+    held is given by the second at which it expires.
     """
     feature = granted.feature
     if subscription.status(now) in INACTIVE:
@@ -112,15 +113,14 @@ def decide(
     if feature.type is FeatureType.USAGE:
         values = {"used": used, "reserved": reserved, "resets_at": subscription.period(at or now).end}
     elif granted.quota is not None:
-        after = _after(feature.aggregation, used, quantity)
+        after = used if quantity is None else _after(feature.aggregation, used, quantity)
         reason, values = _within_quota(granted.quota, used, reserved, after)
         end = values["resets_at"] = subscription.period(at or now).end
         if reason is Reason.QUOTA_EXCEEDED and end > now:
-            alone = _after(feature.aggregation, ZERO, quantity)
-            begins = end if alone <= granted.quota.limit else None
-            values["retry_at"] = _room_at(granted.quota.limit, after, open_holds, end) or begins
+            alone = _after(feature.aggregation, ZERO, quantity or ZERO)
+            values["retry_at"] = _room_at(granted.quota.limit, open_holds, end, after, alone)
     elif granted.rate is not None:
-        reason, values = _within_rate(granted.rate, state or RateState(), quantity, now)
+        reason, values = _within_rate(granted.rate, state or RateState(), quantity or ZERO, now)
     return Decision(
         subscription.customer,
         feature.code,
@@ -157,13 +157,16 @@ def _within_quota(quota: Quota, used: Decimal, reserved: Decimal, after: Decimal
     return (Reason.OVERAGE_ALLOWED if quota.overage is Overage.ALLOW else Reason.QUOTA_EXCEEDED), values
 
 
-def _room_at(limit: Decimal, after: Decimal, holds: Mapping[int, Decimal], end: datetime) -> datetime | None:
-    """When enough of what is held has expired, if that is before the end of the period."""
-    rest = EXACT.add(after, _sum(holds.values()))
-    for expires, held in sorted(holds.items()):
+def _room_at(
+    limit: Decimal, holds: Mapping[int, Decimal], end: datetime, after: Decimal, alone: Decimal
+) -> datetime | None:
+    """When there is room: enough of what is held has expired, or the period has ended, and only `alone` is used."""
+    rest = _sum(holds.values())
+    frees = [(from_epoch_ms(expires * 1_000), held) for expires, held in holds.items()]
+    for at, held in sorted([*frees, (end, ZERO)]):
         rest = EXACT.subtract(rest, held)
-        if rest <= limit:
-            return min(from_epoch_ms(expires * 1_000), end)
+        if EXACT.add(after if at < end else alone, rest) <= limit:
+            return at
     return None
 
 

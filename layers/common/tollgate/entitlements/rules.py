@@ -15,7 +15,7 @@ from typing import Final
 from tollgate.catalog.gates import Gate, Term, read_gate
 from tollgate.catalog.model import INACTIVE, Aggregation, Dedupe, FeatureType, Overage, PlanFeature
 from tollgate.catalog.periods import local_hour
-from tollgate.kernel.errors import FieldError, InvalidInput
+from tollgate.kernel.errors import FieldError, InvalidInput, Unavailable
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.counting import (
     Step,
@@ -275,6 +275,11 @@ class Reserve:
         return Verdict(Ruling.DONE, {series: change})
 
 
+def _is_over(period_start: datetime, subscription: str, present: CounterId) -> bool:
+    """Whether a later period of the subscription has its counter in the head."""
+    return present.subscription == subscription and present.period_start > period_start
+
+
 def _is_open(head: Head, counter: CounterId) -> bool:
     """Whether the head holds a period's counter; or the next one's, as another clock has it already."""
     present = head.counter
@@ -310,7 +315,8 @@ class Commit:
     """Count what reserved work took, in place of what was held for it.
 
     Up to what was reserved it always fits; what it took more, or took after the reservation had expired, must fit in
-    the limit as a consumption must.
+    the limit as a consumption must. By a clock that is behind, where the next period has begun already, so must all:
+    what is held may be held of that one.
     """
 
     reservation: Reservation
@@ -318,7 +324,12 @@ class Commit:
     now: datetime
 
     def __call__(self, known: Mapping[Series, Known]) -> Said:
-        """Decide."""
+        """Decide.
+
+        Raises:
+            InvalidInput: a quantity beyond all bounds.
+            Unavailable: by this clock the period is not over, and it is full.
+        """
         made = self.reservation
         series = series_of(made.customer, made.feature)
         head = known[series].head
@@ -330,12 +341,16 @@ class Commit:
         if not holds and ruling_term(gate, self.now) is None:
             return Verdict(Ruling.DENIED)
         settles = (made.expires, made.quantity) if holds else None
-        limit = Limit(None if holds and self.quantity <= made.quantity else _limit(term[1]), settles)
+        is_behind = head.counter is not None and _is_over(term[0].period(self.now).start, term[0].id, head.counter)
+        surely = holds and self.quantity <= made.quantity and not is_behind
+        limit = Limit(None if surely else _limit(term[1]), settles)
         step, batch = self._count(series, gate, term, limit, known[series], head)
         if isinstance(step, Missing):
             return {series: step}
         if Outcome.OUT_OF_RANGE in step.outcomes:
             raise InvalidInput([FieldError("/quantity", _TOO_MUCH)])
+        if step.change is None and is_behind:
+            raise Unavailable("The billing period is ending; send the request again.")
         if step.change is None:
             return Verdict(Ruling.DENIED)
         _settle(step.change, made, self.now, holds=holds)

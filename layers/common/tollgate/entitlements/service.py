@@ -172,7 +172,7 @@ def _decide(
     gate: Gate,
     head: Head | None,
     customer: str,
-    quantity: Decimal,
+    quantity: Decimal | None,
     counters: Counters,
     now: datetime,
     at: datetime | None = None,
@@ -518,7 +518,7 @@ def _told(
         counts = gate.feature.aggregation is Aggregation.COUNT
         quantity = Decimal(1) if counts else item.quantity
         return _decide(gate, head, customer, quantity, counters, now, at)
-    decision = _decide(gate, head, customer, ZERO, counters, now, at)
+    decision = _decide(gate, head, customer, None, counters, now, at)
     if decision.allowed:
         return decision
     return replace(decision, allowed=True, reason=Reason.ALLOWED, retry_at=None)

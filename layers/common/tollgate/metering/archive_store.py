@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby, islice
+from math import inf
 from typing import Any, Final
 
 from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.exceptions import PutError, PynamoDBException
 
-from tollgate.kernel.dynamodb import UsageTable, connect
+from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS, UsageTable, connect
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.time import Clock, system_clock
 from tollgate.metering.archive import (
@@ -66,11 +67,11 @@ class DynamoArchive:
         self._pause = pause
         self._keep = timedelta(days=int(os.environ.get("ARCHIVE_DAYS", "400")))
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: Batch, time_left: Callable[[], float] = lambda: inf) -> None:
         """Keep the events of a batch before they are counted; the same batch again changes nothing.
 
         Raises:
-            PynamoDBException, ClientError, BotoCoreError: they are not kept, or some are not.
+            PynamoDBException, ClientError, BotoCoreError: they are not kept, or some are not, within the seconds left.
         """
         connect(UsageTable)
         # A whole number of days, so that a retry writes the very same item.
@@ -81,19 +82,21 @@ class DynamoArchive:
             client.put_item(TableName=UsageTable.Meta.table_name, Item=items[0].serialize())
             return
         for start in range(0, len(items), _REQUEST_ITEMS):
-            self._write(items[start : start + _REQUEST_ITEMS])
+            self._write(items[start : start + _REQUEST_ITEMS], time_left)
 
-    def _write(self, items: Sequence[ArchiveItem]) -> None:
+    def _write(self, items: Sequence[ArchiveItem], time_left: Callable[[], float]) -> None:
         table = UsageTable.Meta.table_name
         left = [item.serialize() for item in items]
         for attempt in range(_ATTEMPTS):
+            if time_left() <= LONGEST_CALL_SECONDS:
+                break
             answer = connect(UsageTable).batch_write_item(table, put_items=left)
             left = [request["PutRequest"]["Item"] for request in answer.get("UnprocessedItems", {}).get(table, ())]
             if not left:
                 return
             longest = min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
             self._pause(random.uniform(0, longest))  # noqa: S311  spreads writers, guards nothing
-        raise PutError(f"{len(left)} archive items were not written in {_ATTEMPTS} attempts")
+        raise PutError(f"{len(left)} archive items were not written in {_ATTEMPTS} attempts, or in time")
 
     def read(
         self,

@@ -18,12 +18,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, Unavailable
-from tollgate.kernel.time import format_time
+from tollgate.kernel.time import format_time, from_epoch_ms
 from tollgate.metering.model import Event, Rejection
-from tollgate.metering.queue import Message, packed, read_message
+from tollgate.metering.queue import ORIGINAL_ID, RECEIVED_AT, Message, packed, read_message
 from tollgate.metering.service import Result
 
-__all__ = ["Delivery", "Failure", "consume"]
+__all__ = ["Delivery", "Failure", "consume", "delivery_of"]
 
 RESERVE: Final = 20.0
 """Seconds: a message is not begun with less, which is two calls that time out and a record to write."""
@@ -53,6 +53,20 @@ class Delivery:
     def key(self) -> str:
         """What the message keeps when it is redriven."""
         return self.original or self.id
+
+
+def delivery_of(record: Mapping[str, Any]) -> Delivery:
+    """A message from the record of it that Lambda hands over."""
+    told = record.get("messageAttributes", {})
+    original, received_at = (told.get(name, {}).get("stringValue") for name in (ORIGINAL_ID, RECEIVED_AT))
+    return Delivery(
+        id=record["messageId"],
+        body=record["body"],
+        sent_at=from_epoch_ms(int(record["attributes"]["SentTimestamp"])),
+        receives=int(record["attributes"]["ApproximateReceiveCount"]),
+        original=original,
+        received_at=received_at,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +106,12 @@ def consume(
         Unavailable: not all could be counted in time; the message should come again.
         BadRequest, InvalidInput: it can never be dealt with; it should come again until it is moved away.
     """
+    is_last = delivery.receives >= max_receives
     if time_left() < RESERVE:
+        if is_last:
+            write_down(_unfinished(delivery))
         raise Unavailable("There is no time left to begin with the message.")
     message = _read(delivery, write_down)
-    is_last = delivery.receives >= max_receives
     if is_last:  # before it is tried: a function that is killed writes nothing
         write_down(_unfinished(delivery))
     results = count(message.events, message.received_at)

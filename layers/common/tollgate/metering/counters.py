@@ -87,6 +87,33 @@ class _Deciding:
         return (verdict.unsure - self.sure) or set(self.wanted) - self.fresh
 
 
+class _TooLate(Exception):
+    """There is no time for another call."""
+
+
+def _be_in_time(time_left: Callable[[], float]) -> None:
+    if time_left() <= LONGEST_CALL_SECONDS + 1:
+        raise _TooLate
+
+
+@dataclass(slots=True)
+class _Way:
+    """How far a batch has come: what is known of its series, the events that wait, and the outcomes of the others.
+
+    `kept` are those in the archive, by identity.
+    """
+
+    known: Known | None
+    waiting: list[Count]
+    outcomes: list[Outcome] = field(default_factory=list)
+    kept: set[int] = field(default_factory=set)
+
+    def pass_by(self, outcomes: Sequence[Outcome]) -> None:
+        """The first events that wait have these outcomes."""
+        self.outcomes += outcomes
+        del self.waiting[: len(outcomes)]
+
+
 def _accepted(counts: Sequence[Count], step: Step) -> tuple[Count, ...]:
     """The events that a step counts: of others the archive is to keep nothing by this revision."""
     return tuple(count for count, outcome in zip(counts, step.outcomes, strict=False) if outcome is Outcome.ACCEPTED)
@@ -111,8 +138,8 @@ class SeriesCounters(ABC):
         """Add what is missing to what is known."""
 
     @abstractmethod
-    def _write(self, series: Series, change: Change, known: Known) -> Head:
-        """Write a change, all of it or nothing of it; gives the head as it is then.
+    def _write(self, series: Series, change: Change, known: Known) -> Head | None:
+        """Write a change, all of it or nothing of it; gives the head as it is then, or None where that is not told.
 
         Raises:
             LostRace: what was known is no longer so.
@@ -141,7 +168,7 @@ class SeriesCounters(ABC):
     def _write_together(
         self, changes: Mapping[Series, Change], guards: Mapping[Series, int], known: Mapping[Series, Known]
     ) -> dict[Series, Head]:
-        """Write changes of several series, all or nothing; gives their heads as they are then.
+        """Write changes of several series, all or nothing; gives the heads, of those told, as they are then.
 
         Raises:
             LostRace: what was known is no longer so.
@@ -176,7 +203,7 @@ class SeriesCounters(ABC):
         attempt = 0
         while time_left() > LONGEST_CALL_SECONDS + 1:
             try:
-                verdict = self._decide(deciding, rule)
+                verdict = self._decide(deciding, rule, time_left)
             except LostRace as lost:
                 deciding.lose(lost.heads)
                 if (attempt := attempt + 1) > 1:
@@ -195,7 +222,9 @@ class SeriesCounters(ABC):
                     return verdict.answer, {series: deciding.known[series].head or Head() for series in wanted}
         raise Unavailable("This could not be decided in time; send the request again.")
 
-    def _decide(self, deciding: "_Deciding", rule: Rule[Answer]) -> Verdict[Answer] | None:
+    def _decide(
+        self, deciding: "_Deciding", rule: Rule[Answer], time_left: Callable[[], float]
+    ) -> Verdict[Answer] | None:
         """A verdict that is true now; None where what is known was outdated, and is forgotten."""
         if unknown := [series for series in deciding.wanted if series not in deciding.known]:
             heads = self._read_heads(unknown)
@@ -205,9 +234,11 @@ class SeriesCounters(ABC):
         if verdict.changes:
             for batch in verdict.batches:
                 if batch.counts[0].counter not in deciding.kept:
-                    self._keep(batch)
+                    self._keep(batch, time_left)
                     deciding.kept.add(batch.counts[0].counter)
             written = self._write_together(verdict.changes, verdict.guards, deciding.known)
+            if untold := [series for series in verdict.changes if series not in written]:
+                written = written | self._read_heads(untold)
             for series, head in written.items():
                 learn(deciding.known[series], verdict.changes[series], head)
         elif outdated := deciding.outdated(verdict):
@@ -268,55 +299,74 @@ class SeriesCounters(ABC):
                 self._weight -= self._warm.popitem(last=False)[1][1]
 
     def _count(self, batch: Batch, known: Known | None, now: datetime, time_left: Callable[[], float]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        waiting = list(batch.counts)
-        kept: set[int] = set()
+        way = _Way(known, list(batch.counts))
         attempt = 0
-        while waiting and time_left() > LONGEST_CALL_SECONDS + 1:
+        while way.waiting:
             try:
-                known = known or Known(self._read_heads([batch.series]).get(batch.series))
-                revision = known.head.revision if known.head else -1
-                if revision > batch.revision:
-                    self._remember(batch.series, known)
-                    return outcomes + [Outcome.OUTDATED] * len(waiting)
-                if revision < batch.revision and batch.gate is not None:
-                    # Before anything is archived: from now on nothing can be counted as an older snapshot has it.
-                    head = self._publish(batch.series, batch.gate(), batch.revision)
-                    known = refreshed(known, head) or Known(head)
-                    continue
-                step = self._plan(batch, waiting, known, now)
-                if step.change is not None:
-                    accepted = _accepted(waiting, step)
-                    if not kept.issuperset(map(id, accepted)):
-                        self._keep(replace(batch, counts=accepted))
-                        kept.update(map(id, accepted))
-                    learn(known, step.change, self._write(batch.series, step.change, known))
-                outcomes += step.outcomes
-                del waiting[: len(step.outcomes)]
+                self._advance(way, batch, now, time_left)
+            except _TooLate:
+                break
             except LostRace as lost:
-                known = refreshed(known, lost.heads.get(batch.series))
+                way.known = refreshed(way.known, lost.heads.get(batch.series))
                 self._wait(attempt := attempt + 1, time_left())
             except Exception as error:
                 failure = failure_of(error)
                 if failure is Failure.FINAL:
                     logger.exception("a batch could not be counted")
                     break
-                known = None if failure is Failure.UNKNOWN else known
+                way.known = None if failure is Failure.UNKNOWN else way.known
                 self._wait(attempt := attempt + 1, time_left())
-        if known is not None and not waiting:
-            self._remember(batch.series, known)
-        return outcomes + [Outcome.UNAVAILABLE] * len(waiting)
+        if way.known is not None and not way.waiting:
+            self._remember(batch.series, way.known)
+        return way.outcomes + [Outcome.UNAVAILABLE] * len(way.waiting)
 
-    def _keep(self, batch: Batch) -> None:
+    def _advance(self, way: "_Way", batch: Batch, now: datetime, time_left: Callable[[], float]) -> None:
+        """Count the next events of a batch, as many as one write takes, if there is time for each call that takes."""
+        _be_in_time(time_left)
+        known = way.known = way.known or Known(self._read_heads([batch.series]).get(batch.series))
+        revision = known.head.revision if known.head else -1
+        if revision > batch.revision:
+            way.pass_by([Outcome.OUTDATED] * len(way.waiting))
+            return
+        if revision < batch.revision and batch.gate is not None:
+            # Before anything is archived: from now on nothing can be counted as an older snapshot has it.
+            _be_in_time(time_left)
+            made = self._publish(batch.series, batch.gate(), batch.revision)
+            way.known = refreshed(known, made) or Known(made)
+            return
+        step = self._plan(batch, way.waiting, known, now, time_left)
+        if step.change is None:
+            way.pass_by(step.outcomes)
+            return
+        accepted = _accepted(way.waiting, step)
+        if not way.kept.issuperset(map(id, accepted)):
+            _be_in_time(time_left)
+            self._keep(replace(batch, counts=accepted), time_left)
+            way.kept.update(map(id, accepted))
+        _be_in_time(time_left)
+        head = self._write(batch.series, step.change, known)
+        way.pass_by(step.outcomes)
+        way.known = None
+        if head is None:
+            _be_in_time(time_left)
+            head = self._read_heads([batch.series])[batch.series]
+        learn(known, step.change, head)
+        way.known = known
+
+    def _keep(self, batch: Batch, time_left: Callable[[], float]) -> None:
         if self._archive is not None:
-            self._archive.put(batch)
+            self._archive.put(batch, time_left)
 
-    def _plan(self, batch: Batch, counts: Sequence[Count], known: Known, now: datetime) -> Step:
+    def _plan(
+        self, batch: Batch, counts: Sequence[Count], known: Known, now: datetime, time_left: Callable[[], float]
+    ) -> Step:
         for _ in range(_ROUNDS):
             step = count_events(batch.series, batch.aggregation, counts, known, now)
             if isinstance(step, Step):
                 return step
-            self._load(batch.series, known, step)
+            for part in step.parts():
+                _be_in_time(time_left)
+                self._load(batch.series, known, part)
         raise LostRace
 
     def close(self, counter: CounterId, aggregation: Aggregation, shards: int = 1) -> Tally:
@@ -325,7 +375,7 @@ class SeriesCounters(ABC):
         Events that come later still count, and become adjustments. Closed again, it gives the same.
 
         Raises:
-            Unavailable: others kept writing.
+            Unavailable: others kept writing, or the database did not answer.
         """
         total = Tally()
         for number in range(shards):
@@ -339,7 +389,7 @@ class SeriesCounters(ABC):
         """Say that an adjustment was billed; events that came since it was read stay to be billed.
 
         Raises:
-            Unavailable: others kept writing.
+            Unavailable: others kept writing, or the database did not answer.
         """
         self._apply(adjustment.series, lambda known: settle_adjustment(adjustment, known))
 
@@ -347,16 +397,19 @@ class SeriesCounters(ABC):
         """Write what a rule says, once it holds; gives what is known then."""
         known: Known | None = None
         for attempt in range(_APPLY_TRIES):
-            known = known or Known(self._read_heads([series]).get(series))
-            said = rule(known)
-            if said is None:
-                return known
             try:
+                known = known or Known(self._read_heads([series]).get(series))
+                said = rule(known)
+                if said is None:
+                    return known
                 if isinstance(said, Missing):
                     self._load(series, known, said)
                 else:
-                    learn(known, said, self._write(series, said, known))
-            except LostRace:
+                    self._write(series, said, known)
+                    known = None  # it is read again, and the rule says None of it
+            except Exception as error:
+                if not isinstance(error, LostRace) and failure_of(error) is Failure.FINAL:
+                    raise
                 known = None
                 self._wait(attempt, _LONGEST_PAUSE_SECONDS)
         raise Unavailable(f"Others are counting {series.feature} of {series.customer} now; try again.")

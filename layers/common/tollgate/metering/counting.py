@@ -121,16 +121,20 @@ def count_events(
     frame = _frame(series, head, counts)
     if plain := _are_plain(counts, head, frame):
         taken, missing, looked = counts, *_look_once(counts, known, head)
+        seen = _widened(known, frame)
     else:
         taken = _affordable(counts, known, head)
         frame = frame if taken is counts else _frame(series, head, taken)
         # Where nothing was ever written but a gate, there are no other periods.
         others = {count.counter for count in taken if count.counter != head.counter} if head.structure else set()
         missing = Missing(periods=others - known.periods.keys())
-        looked = [look_for(count, known, missing) for count in taken]
+        seen = _widened(known, frame)
+        looked = [look_for(count, seen, missing) for count in taken]
     if missing:
         return missing
-    outcomes, accepted, rate = _judge(aggregation, taken, looked, known, head, None if plain else frame, now, limit)
+    outcomes, accepted, rate = _judge(
+        aggregation, taken, looked, seen, seen.head or head, None if plain else frame, now, limit
+    )
     if not accepted:
         return Step(outcomes, None)
     change = _Writer(series, aggregation, known, frame, plain=plain).write(accepted, rate, limit, now)
@@ -172,8 +176,9 @@ def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[C
             touched.update(lane_keys(count, head) or [at // DAY_SECONDS])
         elif head.origin is not None and at < head.start:
             touched.add(floor_of(at, known) or at)
+        touched.add((count.counter, count.hour.date()))
         if count.counter != head.counter:
-            touched.update([count.counter, (count.counter, "adjusted"), (count.counter, at // DAY_SECONDS)])
+            touched.update([count.counter, (count.counter, "adjusted")])
         if place and len(touched) + spare > MAX_ITEMS:
             return counts[:place]
     return counts
@@ -198,9 +203,19 @@ def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
     if head.origin is None:
         return _Frame(min(times), min(times), end)
     held = head.spilled + sum(not is_receipt(each) for each in head.ids)
-    if held >= FULL_BUCKET or (held >= max(room_of(head, series), 1) and max(times) - head.start >= SPAN):
+    # What has pages is closed as well: DynamoDB may have deleted them before the next event comes.
+    is_full = head.spilled or held >= max(room_of(head, series), 1)
+    if held >= FULL_BUCKET or (is_full and max(times) - head.start >= SPAN):
         return _Frame(head.origin, head.end, end, closes=True)
     return _Frame(head.origin, head.start, end)
+
+
+def _widened(known: Known, frame: _Frame) -> Known:
+    """What is known, the open bucket being as large as the events will make it: they are looked for in all of it."""
+    head = known.head
+    if head is None or frame.closes or frame.end == head.end:
+        return known
+    return replace(known, head=replace(head, end=frame.end))
 
 
 def _judge(
@@ -276,7 +291,9 @@ def _fits(count: Count, aggregation: Aggregation, known: Known, limit: Limit, no
     """Whether an event leaves its counter, with what is held by others, within the limit."""
     if limit.quantity is None:
         return True
-    after = _stored(count.counter, known).add(count, aggregation).quantity
+    # A gauge is asked for what it is to show, though a later event may show otherwise already.
+    latest = aggregation is Aggregation.LATEST
+    after = count.quantity if latest else _stored(count.counter, known).add(count, aggregation).quantity
     others = held(known.head, now.timestamp()) if known.head else ZERO
     if limit.settles is not None:
         others = EXACT.subtract(others, limit.settles[1])

@@ -1,6 +1,6 @@
 """Use cases over the archive: why did an event (not) count, and which events did."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 
 from tollgate.catalog.model import FeatureType, Snapshot, Subscription
 from tollgate.catalog.periods import Period
-from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
+from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS
+from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.money import ZERO, format_decimal
 from tollgate.kernel.time import format_time
 from tollgate.metering.archive import Archived
@@ -39,6 +40,8 @@ _PAGE: Final = 1_000
 _MOST_PAGES: Final = 20
 _MOST_EVENTS: Final = 20_000
 """Events looked through for one: the day of a receipt may have any number of them."""
+_MOST_IDS: Final = 1_000_000
+"""Ids looked through for an event: some 20 MB."""
 _INSTANT: Final = timedelta(microseconds=1)
 _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
@@ -100,6 +103,7 @@ def explain(
     counters: Counters,
     archive: Reader | None,
     now: datetime,
+    time_left: Callable[[], float],
     feature: str | None = None,
     time: datetime | None = None,
 ) -> Explanation:
@@ -113,13 +117,16 @@ def explain(
         counters: the counters.
         archive: the archive; without it, only the time that the event itself tells is known.
         now: the present instant.
+        time_left: the seconds in which to answer.
         feature: looks among this feature's events only, else among those of all features the customer has.
         time: looks at this time only, else at the time in the id, else at the whole age limit.
 
     Raises:
-        InvalidInput: a time that no event can have.
+        InvalidInput: a time that no event can have; or more events to look through than one question may.
+        Unavailable: time ran out.
     """
     _check_time("/time", time)
+    patience = _Patience(time_left)
     snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
     features = [feature] if feature else _features(snapshot.subscriptions, directory)
     told = time or time_of_id(event_id)
@@ -129,9 +136,9 @@ def explain(
     for span in spans:
         for name in features:
             event = Event(event_id, source, customer, name, ZERO, told)
-            found = _find(event, span, snapshot, counters)
+            found = _find(event, span, snapshot, counters, patience)
             if found is not None:
-                count = _archived(event, found, snapshot, counters, archive) if archive else None
+                count = _archived(event, found, snapshot, counters, archive, patience) if archive else None
                 return _counted(event, found, count, snapshot, directory)
     return _unknown(Event(event_id, source, customer, feature or "", ZERO, told), spans[-1], snapshot, directory, now)
 
@@ -147,23 +154,48 @@ def _features(subscriptions: Sequence[Subscription], directory: Directory) -> li
     return list(dict.fromkeys(one.feature.code for one in granted if one.feature.type is not FeatureType.BOOLEAN))
 
 
-def _find(event: Event, span: Period, snapshot: Snapshot, counters: Counters) -> Period | None:
+class _Patience:
+    """How much is looked through for one event, and how long."""
+
+    def __init__(self, time_left: Callable[[], float]) -> None:
+        self._ids = _MOST_IDS
+        self._time_left = time_left
+
+    def spend(self, ids: int) -> None:
+        """Look through so many ids.
+
+        Raises:
+            InvalidInput: they are too many.
+            Unavailable: there is no time for more.
+        """
+        self._ids -= ids
+        if self._ids < 0:
+            detail = f"name the event's time, and its feature: there are more than {_MOST_IDS:,} others to look through"
+            raise InvalidInput([FieldError("/time", detail)])
+        if self._time_left() < LONGEST_CALL_SECONDS:
+            raise Unavailable("The event could not be looked for in time; name its time and its feature.")
+
+
+def _find(event: Event, span: Period, snapshot: Snapshot, counters: Counters, patience: _Patience) -> Period | None:
     hashes = {event_hash(event, scope) for scope in Scope}
     all_series = [Series(event.customer, event.feature, shard) for shard in range(snapshot.most_shards(event.feature))]
-    found = [counters.find(series, hashes, span.start, span.end) for series in all_series]
+    found = [counters.find(series, hashes, span.start, span.end, patience.spend) for series in all_series]
     return max((one for one in found if one), key=lambda one: one.start, default=None)
 
 
-def _archived(event: Event, found: Period, snapshot: Snapshot, counters: Counters, archive: Reader) -> Count | None:
+def _archived(
+    event: Event, found: Period, snapshot: Snapshot, counters: Counters, archive: Reader, patience: _Patience
+) -> Count | None:
     """The counted event with that source and id: at the time it tells, else the newest in a stretch of time."""
     spans = [Period(event.time, event.time + _INSTANT), found] if event.time else [found]
     for span in spans:
         events = archived_events(archive, event.customer, event.feature, span, snapshot.most_shards(event.feature))
-        same = [
-            one
-            for one in islice(events, _MOST_EVENTS)
-            if (one.count.event.source, one.count.event.id) == (event.source, event.id)
-        ]
+        same = []
+        for place, one in enumerate(islice(events, _MOST_EVENTS)):
+            if place % _PAGE == 0:
+                patience.spend(0)
+            if (one.count.event.source, one.count.event.id) == (event.source, event.id):
+                same.append(one)
         if counted := only_counted(same, counters):
             return counted[-1].count
     return None
@@ -312,6 +344,7 @@ def list_events(
     counters: Counters,
     archive: Reader,
     now: datetime,
+    time_left: Callable[[], float],
     start: datetime | None = None,
     end: datetime | None = None,
     after: str | None = None,
@@ -319,7 +352,8 @@ def list_events(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The events that were counted in [start, end), by time, as the API shows them; and where the next page begins.
 
-    Without bounds: those of the age limit. A page may hold fewer than `limit` and yet not be the last.
+    Without bounds: those of the age limit. A page may hold fewer than `limit` and yet not be the last, as where many
+    were archived and not counted, or half of the seconds left have gone.
 
     Raises:
         NotFound: no such customer or feature.
@@ -338,10 +372,11 @@ def list_events(
     snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
     shards = snapshot.most_shards(feature)
     found: list[Archived] = []
+    half = time_left() / 2
     for _ in range(_MOST_PAGES):
         page, after = archive.read(customer, feature, start, end, after=after, limit=limit - len(found), shards=shards)
         found += only_counted(page, counters)
-        if after is None or len(found) == limit:
+        if after is None or len(found) == limit or time_left() < half:
             break
     return [_counted_to_dict(one.count, snapshot.subscriptions) for one in found], after
 

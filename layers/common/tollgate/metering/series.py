@@ -14,7 +14,7 @@ The buckets of time follow each other without a gap. Only the newest, the open o
 beyond all that was counted; so the bucket of a counted event never changes, however the rate of events does.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -174,6 +174,15 @@ class Missing:
 
     def __bool__(self) -> bool:
         return bool(self.pages or self.floors or self.periods or self.days or self.markers)
+
+    def parts(self) -> Iterator["Missing"]:
+        """The same in parts that take a call each, or few; the latest bucket first, which may be that of others too."""
+        for at in sorted(self.floors, reverse=True):
+            yield Missing(floors={at})
+        for key in self.pages:
+            yield Missing(pages={key})
+        if self.periods or self.days or self.markers:
+            yield Missing(periods=self.periods, days=self.days, markers=self.markers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,25 +406,31 @@ def look_for(count: Count, known: Known, missing: Missing) -> list[Page]:
 
 
 def learn(known: Known, change: Change, head: Head) -> None:
-    """Have `known` say what is stored once a change is written; `head` is the head as it is then."""
-    before = known.head.structure if known.head else 0
+    """Have `known` say what is stored once a change is written.
+
+    `head` is the head as it was read afterwards: another may have written by then, of which nothing else is known.
+    """
+    before, written = known.head.structure if known.head else 0, change.head.structure
     known.head = head
-    known.periods.update(change.periods)
-    known.days.update(change.days)
-    known.markers.update(change.markers)
+    if head.structure != written:
+        known.periods, known.days, known.markers = {}, {}, {}
+    else:
+        known.periods.update(change.periods)
+        known.days.update(change.days)
+        known.markers.update(change.markers)
     for page in known.pages.values():
         if page.as_of == before:
-            page.as_of = head.structure
+            page.as_of = written
     for new in change.pages:
         grown = known.pages.get(new.key)
         if grown is not None:
             grown.ids |= new.ids
             grown.digests |= new.digests
             if grown.tail is not None:
-                structure = change.head.structure if new.replaces is None else new.replaces
+                structure = written if new.replaces is None else new.replaces
                 grown.tail = (structure, new.ids, new.digests)
         elif new.key == time_key(head.start) and len(new.ids) == head.spilled:
-            known.pages[new.key] = Page(head.structure, set(new.ids), set(new.digests))
+            known.pages[new.key] = Page(written, set(new.ids), set(new.digests))
 
 
 def essence(known: Known) -> Known:

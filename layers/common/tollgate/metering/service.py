@@ -4,6 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any, Final, Protocol
 
 from tollgate.catalog.gates import gate_of, write_gate
@@ -111,8 +112,18 @@ class Counters(Protocol):
     def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
         """Whether each event is among those that were counted, in that very form: id, body and time."""
 
-    def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
-        """The newest stretch of time that touches [start, end] and that one of these events was counted in."""
+    def find(
+        self,
+        series: Series,
+        hashes: Collection[bytes],
+        start: datetime,
+        end: datetime,
+        spend: Callable[[int], None] = lambda _: None,
+    ) -> Period | None:
+        """The newest stretch of time that touches [start, end] and that one of these events was counted in.
+
+        `spend` is told how many ids are looked through; it raises when that is enough.
+        """
 
     def close(self, counter: CounterId, aggregation: Aggregation, shards: int = 1) -> Tally:
         """Close the counter of a billing period that is over; what it holds now is what is billed.
@@ -127,11 +138,18 @@ class Counters(Protocol):
         """Say that an adjustment was billed; events that came since it was read stay to be billed."""
 
 
+def _ample() -> float:
+    return inf
+
+
 class Archive(Protocol):
     """Where the events of a batch are kept."""
 
-    def put(self, batch: Batch) -> None:
-        """Keep the events of a batch before they are counted; the same batch again changes nothing."""
+    def put(self, batch: Batch, time_left: Callable[[], float] = _ample) -> None:
+        """Keep the events of a batch before they are counted, or fail; the same batch again changes nothing.
+
+        `time_left` gives the seconds in which to do it.
+        """
 
 
 @dataclass(slots=True)

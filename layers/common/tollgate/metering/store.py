@@ -20,7 +20,8 @@ them is decided by the condition alone; nothing read before needs to be true.
 """
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -61,6 +62,7 @@ from tollgate.metering.series import (
     RateChange,
     floor_of,
     is_known,
+    is_receipt,
     missing_for,
     time_bucket,
 )
@@ -128,7 +130,7 @@ class DynamoCounters(SeriesCounters):
             answer = _client().get_item(TableName=_table(), Key=_head_key(wanted[0]), ConsistentRead=True)
             items = [answer["Item"]] if "Item" in answer else []
         else:
-            items = _batch_get([_head_key(series) for series in wanted])
+            items = self._batch_get([_head_key(series) for series in wanted])
         heads = {_key_of(item): item for item in items}
         keys = {series: _key_of(_head_key(series)) for series in wanted}
         return {series: _head(heads[key], series) for series, key in keys.items() if key in heads}
@@ -146,7 +148,7 @@ class DynamoCounters(SeriesCounters):
             **{(pk, _day_sk(day)): day for day in missing.days},
             **{_key_of(_marker_key(event)): event for event in missing.markers},
         }
-        found = _batch_get([{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys])
+        found = self._batch_get([{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in keys])
         known.periods |= dict.fromkeys(missing.periods)
         known.days |= {day: {} for day in missing.days}
         known.markers |= dict.fromkeys(missing.markers)
@@ -161,8 +163,8 @@ class DynamoCounters(SeriesCounters):
                     times = tuple(parse_time(text) for text in item.at)
                     known.markers[name] = Marker(item.digest, item.until.astimezone(UTC), times)
 
-    def _write(self, series: Series, change: Change, known: Known) -> Head:
-        return self._write_together({series: change}, {}, {series: known})[series]
+    def _write(self, series: Series, change: Change, known: Known) -> Head | None:
+        return self._write_together({series: change}, {}, {series: known}).get(series)
 
     def _write_together(
         self, changes: Mapping[Series, Change], guards: Mapping[Series, int], known: Mapping[Series, Known]
@@ -174,11 +176,9 @@ class DynamoCounters(SeriesCounters):
         try:
             if others or len(order) > 1:
                 _client().transact_write_items(TransactItems=[*writes, *others])
-                made = {series: change.head for series, change in changes.items()}
-                if len(order) > 1 or "Put" in writes[0]:
-                    return made
-                # A transaction does not say what its updates, that may have added to what others did, have left.
-                return made | self._read_heads(order)
+                # It does not say what its updates, that may have added to what others did, have left.
+                told = len(order) > 1 or "Put" in writes[0]
+                return {series: change.head for series, change in changes.items()} if told else {}
             ((series, change),) = changes.items()
             if "Put" in writes[0]:
                 _client().put_item(**writes[0]["Put"])
@@ -239,7 +239,7 @@ class DynamoCounters(SeriesCounters):
         keys = [key for series, counter in wanted for key in (_head_key(series), _period_key(series, counter))]
         if not keys:
             return {}
-        items = {_key_of(raw): raw for raw in _batch_get(keys)}
+        items = {_key_of(raw): raw for raw in self._batch_get(keys)}
         # A counter that left its head between the reading of the two is there by now.
         left = [
             _period_key(series, counter)
@@ -247,7 +247,7 @@ class DynamoCounters(SeriesCounters):
             if _key_of(_period_key(series, counter)) not in items
             and _is_other(items.get(_key_of(_head_key(series))), counter)
         ]
-        items |= {_key_of(raw): raw for raw in _batch_get(left)} if left else {}
+        items |= {_key_of(raw): raw for raw in self._batch_get(left)} if left else {}
         found: dict[CounterId, list[Tally]] = {}
         for series, counter in wanted:
             head = items.get(_key_of(_head_key(series)))
@@ -281,7 +281,7 @@ class DynamoCounters(SeriesCounters):
             before = after
             items = list(DayItem.query(_pk(series), days, consistent_read=True))
             after = self._read_heads([series]).get(series)
-            if before is None or after is None or before.structure == after.structure:
+            if (before and before.structure) == (after and after.structure):
                 return after, items
         raise Unavailable("Others keep writing to this counter; send the request again.")
 
@@ -305,23 +305,50 @@ class DynamoCounters(SeriesCounters):
     def counted(self, series: Series, counts: Sequence[Count]) -> list[bool]:
         """Whether each event is among those that were counted, in that very form: id, body and time."""
         known = Known(self._read_heads([series]).get(series))
-        while missing := missing_for(counts, known):
+        if missing := missing_for(counts, known):
             self._load(series, known, missing)
         return [bool(is_known(count, known, exactly=True)) for count in counts]
 
-    def find(self, series: Series, hashes: Collection[bytes], start: datetime, end: datetime) -> Period | None:
-        """The newest stretch of time that touches [start, end] and that one of these events was counted in."""
+    def find(
+        self,
+        series: Series,
+        hashes: Collection[bytes],
+        start: datetime,
+        end: datetime,
+        spend: Callable[[int], None] = lambda _: None,
+    ) -> Period | None:
+        """The newest stretch of time that touches [start, end] and that one of these events was counted in.
+
+        `spend` is told of each page how many ids it has; it raises when that is enough.
+        """
         wanted = set(hashes)
         head = self._read_heads([series]).get(series)
         if head is None:
             return None
-        for raw in _batch_get([_marker_key(event) for event in wanted]):
+        for raw in self._batch_get([_marker_key(event) for event in wanted]):
             times = [parse_time(text) for text in MarkerItem.from_raw_data(raw).at]
             inside = [at for at in times if start <= at <= end]
             if inside:
                 return Period(max(inside), max(inside) + timedelta(microseconds=1))
-        found = [one for one in _stretches(series, head, wanted, start, end) if one.start <= end and start < one.end]
-        return max(found, key=lambda stretch: stretch.end, default=None)
+        kinds = _stretches(series, head, wanted, Period(start, end), spend)
+        newest = [next((one for one in kind if one.start <= end and start < one.end), None) for kind in kinds]
+        return max((one for one in newest if one), key=lambda one: one.end, default=None)
+
+    def _batch_get(self, keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Items as they are stored, a request per hundred; what the database leaves out is asked for again."""
+        found: list[dict[str, Any]] = []
+        waiting = list({_key_of(key): dict(key) for key in keys}.values())
+        attempt = 0
+        while waiting:
+            part, waiting = waiting[:_BATCH_GET], waiting[_BATCH_GET:]
+            answer = _client().batch_get_item(RequestItems={_table(): {"Keys": part, "ConsistentRead": True}})
+            found += answer["Responses"].get(_table(), [])
+            if left := answer.get("UnprocessedKeys", {}).get(_table(), {}).get("Keys", []):
+                waiting += left
+                if (attempt := attempt + 1) == _TRIES:
+                    raise Unavailable("The database cannot be read now; send the request again.")
+                self._wait(attempt, 1.0)
+        return found
 
     def adjustments(self, subscription: str) -> list[Adjustment]:
         """The closed counters of a subscription that have had events since they were billed."""
@@ -332,7 +359,7 @@ class DynamoCounters(SeriesCounters):
             counter = CounterId(customer, feature, subscription, parse_time(start))
             series = Series(customer, feature, int(shard))
             closed[_key_of(_period_key(series, counter))] = (series, counter)
-        found = {_key_of(raw): raw for raw in _batch_get([_period_key(*one) for one in closed.values()])}
+        found = {_key_of(raw): raw for raw in self._batch_get([_period_key(*one) for one in closed.values()])}
         pasts = {key: _past(PeriodItem.from_raw_data(found[key])) for key in closed if key in found}
         return [Adjustment(*closed[key], past.closed or Tally(), past.tally) for key, past in pasts.items()]
 
@@ -658,60 +685,59 @@ def _parts(blob: bytes, size: int) -> list[bytes]:
     return [blob[start : start + size] for start in range(0, len(blob), size)]
 
 
-def _stretches(series: Series, head: Head, wanted: set[bytes], start: datetime, end: datetime) -> Iterator[Period]:
-    """The buckets in [start, end] that hold one of the ids, each as the stretch of time it covers."""
-    first, last = int(start.timestamp()), int(end.timestamp())
-    receipts = {each for each in wanted if each[-1] & 1}
+def _stretches(
+    series: Series, head: Head, wanted: set[bytes], asked: Period, spend: Callable[[int], None]
+) -> Iterator[Iterator[Period]]:
+    """The buckets that hold one of the ids, each as the stretch of time it covers; of each kind the newest first."""
+    first, last = int(asked.start.timestamp()), int(asked.end.timestamp())
+    receipts = {each for each in wanted if is_receipt(each)}
     if head.day is not None and not head.ids.isdisjoint(receipts):
-        yield _stretch(head.day * _DAY, (head.day + 1) * _DAY)
+        yield iter([_stretch(head.day * _DAY, (head.day + 1) * _DAY)])
     if head.origin is not None and not head.ids.isdisjoint(wanted - receipts):
-        yield _stretch(head.start, head.end)
-    yield from _stretches_of_time(series, head, wanted, first, last)
-    fixed = [
-        ("E", f"{first - first % _HOUR:010d}", f"{last:010d}", _HOUR, 1),
-        ("L", f"{first // _DAY:06d}", f"{last // _DAY:06d}", _DAY, _DAY),
-    ]
-    for kind, low, high, length, unit in fixed:
-        for item in _pages_between(series, f"PAGE#{kind}#{low}", f"PAGE#{kind}#{high}#~"):
-            if not wanted.isdisjoint(_parts(item.ids, _HASH_BYTES)):
+        yield iter([_stretch(head.start, head.end)])
+    pages = _Pages(series, wanted, spend)
+    yield pages.of_time(head, first, last)
+    yield pages.of("E", f"{first - first % _HOUR:010d}", f"{last:010d}", length=_HOUR)
+    yield pages.of("L", f"{first // _DAY:06d}", f"{last // _DAY:06d}", length=_DAY, unit=_DAY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """The pages of a series that hold one of some ids, the newest bucket first."""
+
+    series: Series
+    wanted: set[bytes]
+    spend: Callable[[int], None]
+
+    def of(self, kind: str, low: str, high: str, *, length: int, unit: int = 1) -> Iterator[Period]:
+        """Those of buckets that all are as long, and whose keys say when they begin."""
+        for item, has in self._between(f"PAGE#{kind}#{low}", f"PAGE#{kind}#{high}#~"):
+            if has:
                 begin = int(item.sk.split("#")[2]) * unit
                 yield _stretch(begin, begin + length)
 
+    def of_time(self, head: Head, first: int, last: int) -> Iterator[Period]:
+        """Those of buckets that end where the next one begins; that of `first` may have begun before."""
+        end, start = head.end, head.start
+        for item, has in self._between("PAGE#T#", f"PAGE#T#{last:010d}#~"):
+            begin = time_bucket(_page_place(item.sk)[0]) or 0
+            if begin != start:
+                if start <= first:
+                    return
+                end, start = start, begin
+            if has:
+                yield _stretch(begin, end)
 
-def _stretches_of_time(series: Series, head: Head, wanted: set[bytes], first: int, last: int) -> Iterator[Period]:
-    # A bucket ends where the next one begins; that of `first` may have begun before.
-    end, start = head.end, head.start
-    for item in _pages_between(series, "PAGE#T#", f"PAGE#T#{last:010d}#~"):
-        begin = time_bucket(_page_place(item.sk)[0]) or 0
-        if begin != start:
-            if start <= first:
-                return
-            end, start = start, begin
-        if not wanted.isdisjoint(_parts(item.ids, _HASH_BYTES)):
-            yield _stretch(begin, end)
-
-
-def _pages_between(series: Series, first: str, last: str) -> Iterator[PageItem]:
-    """Pages, the newest bucket first."""
-    return PageItem.query(_pk(series), PageItem.sk.between(first, last), consistent_read=True, scan_index_forward=False)
+    def _between(self, first: str, last: str) -> Iterator[tuple[PageItem, bool]]:
+        condition = PageItem.sk.between(first, last)
+        for item in PageItem.query(_pk(self.series), condition, consistent_read=True, scan_index_forward=False):
+            ids = _parts(item.ids, _HASH_BYTES)
+            self.spend(len(ids))
+            yield item, not self.wanted.isdisjoint(ids)
 
 
 def _stretch(start: int, end: int) -> Period:
     return Period(EPOCH + timedelta(seconds=start), EPOCH + timedelta(seconds=end))
-
-
-def _batch_get(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Items as they are stored, a request per hundred."""
-    found: list[dict[str, Any]] = []
-    waiting = list({_key_of(key): dict(key) for key in keys}.values())
-    for _ in range(_TRIES):
-        if not waiting:
-            return found
-        part, waiting = waiting[:_BATCH_GET], waiting[_BATCH_GET:]
-        answer = _client().batch_get_item(RequestItems={_table(): {"Keys": part, "ConsistentRead": True}})
-        found += answer["Responses"].get(_table(), [])
-        waiting += answer.get("UnprocessedKeys", {}).get(_table(), {}).get("Keys", [])
-    raise Unavailable("The database cannot be read now; send the request again.")
 
 
 # Items and keys
@@ -891,8 +917,8 @@ def _pk(series: Series) -> str:
 
 
 def _is_other(head: Mapping[str, Any] | None, counter: CounterId) -> bool:
-    """Whether a head that has counted holds another counter."""
-    return head is not None and head.get("c", {}).get("S") not in {None, _counter_text(counter)}
+    """Whether a head that has counted holds another counter, or none any more."""
+    return head is not None and int(head["s"]["N"]) > 0 and head.get("c", {}).get("S") != _counter_text(counter)
 
 
 def _head_key(series: Series) -> dict[str, Any]:

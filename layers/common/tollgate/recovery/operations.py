@@ -2,17 +2,18 @@
 
 returns             it happened
 OperationFailed     it did not, for the reason it names; `final` says that no try will change that
-OutcomeUnknown      it may have happened: it is asked for before anything else is tried; a TimeoutError says the same
+OutcomeUnknown      it may have happened: it is asked for before anything else is tried; a TimeoutError says the same,
+                    and so does a connection that broke, for what was sent may have arrived
 anything else       it did not happen
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from tollgate.recovery.model import ErrorType
 
-__all__ = ["Operation", "OperationFailed", "OutcomeUnknown"]
+__all__ = ["Operation", "OperationFailed", "OutcomeUnknown", "may_have_happened"]
 
 
 class OutcomeUnknown(Exception):
@@ -32,6 +33,14 @@ class OperationFailed(Exception):
         self.final = final
 
 
+_UNCERTAIN: Final = (OutcomeUnknown, TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+def may_have_happened(error: BaseException | str) -> bool:
+    """Whether an error leaves it open what became of the operation."""
+    return isinstance(error, _UNCERTAIN)
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """An operation that can be tried again.
@@ -43,8 +52,10 @@ class Operation:
         happened: is asked after an unknown outcome, before anything is tried; None when it cannot tell.
         repeatable: an unknown outcome need not be asked about, since whoever receives it twice knows it by its key.
         provider: whom a call depends on, given the arguments; its outages open a circuit.
-        outages: the errors that mean that the provider was not there, besides TimeoutError and OutcomeUnknown.
+        outages: the errors that mean that the provider was not there, besides those of an unknown outcome.
         exhausted: is told when no automatic try follows, before the record is a person's; may be told more than once.
+            What it raises has it told again when the lease has ended, five times or so; the history then says that it
+            was not told. Whoever calls `record_error` for what is a person's at once tells it themselves.
     """
 
     name: str
@@ -62,4 +73,4 @@ class Operation:
 
     def is_outage(self, error: Exception) -> bool:
         """Whether an error says that the provider was not there."""
-        return isinstance(error, (OutcomeUnknown, TimeoutError, *self.outages))
+        return isinstance(error, (*_UNCERTAIN, *self.outages))

@@ -11,24 +11,26 @@ A run that dies between any two of these leaves a lease that ends; the next run 
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from tollgate.kernel.errors import Conflict
+from tollgate.kernel.errors import Conflict, Unavailable
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock
-from tollgate.recovery.circuits import after_answer, after_outage, is_half_open, is_open, probing
+from tollgate.recovery.circuits import Circuit, after_answer, after_outage, is_half_open, is_open, probing
 from tollgate.recovery.ledger import Recovery, Retries
 from tollgate.recovery.model import ErrorRecord, Lease, Outcome, Status, Try, claim, move
-from tollgate.recovery.operations import Operation, OperationFailed, OutcomeUnknown
+from tollgate.recovery.operations import Operation, OperationFailed, OutcomeUnknown, may_have_happened
 from tollgate.recovery.redaction import describe
-from tollgate.recovery.service import LEASE_MARGIN, announce, with_type_of
+from tollgate.recovery.service import LEASE_MARGIN, announce, tell, with_type_of
 from tollgate.recovery.strategies import next_delay
 
 __all__ = ["Processor", "Run"]
 
 _CIRCUIT_TRIES: Final = 3
+_TELLINGS: Final = 4
+"""How often whoever depends on a record is told again, when telling them has failed."""
 
 
 @dataclass(slots=True)
@@ -80,7 +82,8 @@ class Processor:
         """Try these records, if they are due.
 
         A record ends resolved, pending again, or, after its last try, with a person. One whose operation is not
-        registered goes to a person with no try spent. A failure on one record never stops the others.
+        registered, or cannot make anything of its arguments, goes to a person with no try spent. A failure on one
+        record never stops the others.
         """
         name, run, seen = new_id("run"), Run(), set[str]()
         for record_id in record_ids:
@@ -100,127 +103,182 @@ class Processor:
 
     def _process(self, record_id: str, name: str, run: Run) -> None:
         found, now = self.store.get(record_id), self.clock()
-        if found is None or found.due_at is None or found.due_at > now:
+        lease = Lease(name, now, now + self.time_left() + LEASE_MARGIN)
+        claimed = claim(found, lease=lease) if found else None
+        if found is None or claimed is None:
             run.lost += 1  # the index lagged, or a message came twice
             return
-        lease = Lease(name, now, now + self.time_left() + LEASE_MARGIN)
-        operation = self.operations.get(found.operation)
-        provider = operation.provider(found.arguments) if operation and operation.provider else None
-        wait = self._closed_until(provider, lease) if provider else None
-        if wait and found.status is Status.PENDING:
-            self.store.change(found, _postponed(found, provider, wait, now, name))
+        task = self._task(claimed)
+        provider = task.provider if isinstance(task, _Task) and task.calls else None
+        circuit = self.store.circuit(provider) if provider else None
+        if circuit and is_open(circuit, now) and found.status is Status.PENDING:
+            self.store.change(found, _postponed(found, circuit, now, name))
             run.postponed += 1
-            return
-        claimed = claim(found, lease=lease)
-        if claimed is None:
-            run.lost += 1
             return
         self.store.change(found, claimed)
         run.claimed += 1
-        if wait:  # a run died with it: it is known to be unknown now, and waits like the others
-            settled = _postponed(claimed, provider, wait, now, name)
+        # Whoever looks whether a provider is back has claimed a record first, and so makes a call.
+        barred = self._barred(circuit, lease) if circuit else None
+        met_outage = None
+        if barred:  # a run died with the record: it is known to be unknown now, and waits like the others
+            settled = _postponed(claimed, barred, now, name)
             run.postponed += 1
+        elif isinstance(task, str):
+            settled = self._move(claimed, Status.MANUAL, task)
         else:
-            settled = self._settled(claimed, operation, provider)
+            settled, met_outage = self._settled(task)
             run.rescheduled += settled.status is Status.PENDING
         self.store.change(claimed, settled)
         announce(settled, self.retries, self.clock)
         run.resolved += settled.status is Status.RESOLVED
         run.escalated += settled.status is Status.MANUAL
+        if circuit and met_outage is not None:
+            self._note_call(circuit.provider, met_outage, looked=is_half_open(circuit, now))
 
-    def _settled(self, record: ErrorRecord, operation: Operation | None, provider: str | None) -> ErrorRecord:
-        """The claimed record after its operation was tried, or with the reason why it was not."""
+    def _task(self, record: ErrorRecord) -> "_Task | str":
+        """What is to be done with a claimed record; or why nothing can be."""
+        operation = self.operations.get(record.operation)
         if operation is None:
-            note = f"the operation {record.operation} is not registered; it was not tried"
-            return self._move(record, Status.MANUAL, note)
-        started, key = self.clock(), operation.key(record.arguments, record.id)
-        happened, error = self._ask(record, operation, key)
+            return f"the operation {record.operation} is not registered; it was not tried"
+        try:
+            key = operation.key(record.arguments, record.id)
+            provider = operation.provider(record.arguments) if operation.provider else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it will be the same at the next try
+            return f"its arguments do not say what to do, so it was not tried: {describe(error)}"
+        return _Task(record, operation, key, provider)
+
+    def _settled(self, task: "_Task") -> tuple[ErrorRecord, bool | None]:
+        """The record after its operation was tried; and whether the call met no provider, None if there was no call."""
+        record, operation, started = task.record, task.operation, self.clock()
+        happened, error = self._ask(task)
+        outage = error is not None and operation.is_outage(error)
         if happened:
-            return self._move(record, Status.RESOLVED, "the call before turned out to have happened")
+            return self._move(record, Status.RESOLVED, "the call before turned out to have happened"), False
         if record.exhausted:
-            return self._give_up(record, operation, "no try is left" + (f"; {describe(error)}" if error else ""))
+            note = "no try is left" + (f"; {describe(error)}" if error else "")
+            return self._give_up(task, note), outage if task.calls else None
         if happened is None and operation.happened is None:
             note = "it is not known whether the call before happened, and the operation cannot be asked"
-            return self._give_up(record, operation, note)
+            return self._give_up(task, note), None
         if happened is False:
-            error = self._run(record, operation, key)
-        if provider:
-            self._note_call(provider, error is not None and operation.is_outage(error))
-        if happened is None and error is None:
+            error = self._run(task)
+            outage = error is not None and operation.is_outage(error)
+        elif error is None:
             error = OutcomeUnknown("it is still not known whether the call before happened")
-        outcome = Outcome.SUCCEEDED if error is None else Outcome.FAILED
-        if happened is None or isinstance(error, (OutcomeUnknown, TimeoutError)):
-            outcome = Outcome.UNKNOWN
         ended = self.clock()
         duration = (ended - started) // timedelta(milliseconds=1)
-        attempt = Try(record.attempts + 1, started, outcome, describe(error) if error else None, duration)
+        outcome, number = _outcome(task, happened, error), record.attempts + 1
+        attempt = Try(number, started, outcome, describe(error) if error else None, duration)
         if error is None:
-            return self._move(record, Status.RESOLVED, "succeeded", attempt)
-        return self._failed(with_type_of(error, record), operation, error, attempt)
+            return self._move(record, Status.RESOLVED, "succeeded", attempt), outage
+        return self._failed(replace(task, record=with_type_of(error, record)), error, attempt), outage
 
-    def _ask(self, record: ErrorRecord, operation: Operation, key: str) -> tuple[bool | None, Exception | None]:
+    def _ask(self, task: "_Task") -> tuple[bool | None, Exception | None]:
         """Whether the call before happened after all; None, and why, when that stays unknown.
 
         Only an unknown outcome is asked about, and not where whoever gets it twice knows it again.
         """
-        if record.outcome is not Outcome.UNKNOWN or operation.repeatable:
+        if not task.is_open_question:
             return False, None
-        if operation.happened is None:
+        if task.operation.happened is None:
             return None, None
         try:
-            happened = operation.happened(record.arguments, key)
+            happened = task.operation.happened(task.record.arguments, task.key)
         except Exception as error:  # noqa: BLE001 - whatever it is, we do not know, and so must not run
             return None, error
         return happened, None
 
-    def _run(self, record: ErrorRecord, operation: Operation, key: str) -> Exception | None:
+    def _run(self, task: "_Task") -> Exception | None:
         try:
-            operation.run(record.arguments, key)
+            task.operation.run(task.record.arguments, task.key)
         except Exception as error:  # noqa: BLE001 - an operation may fail in any way; that is what is recorded
             return error
         return None
 
-    def _failed(self, record: ErrorRecord, operation: Operation, error: Exception, attempt: Try) -> ErrorRecord:
-        note = "it may have happened" if attempt.outcome is Outcome.UNKNOWN else "failed"
+    def _failed(self, task: "_Task", error: Exception, attempt: Try) -> ErrorRecord:
+        record, note = task.record, "it may have happened" if attempt.outcome is Outcome.UNKNOWN else "failed"
         if isinstance(error, OperationFailed) and error.final:
-            return self._give_up(record, operation, f"{note}; no try will change that", attempt)
+            return self._give_up(task, f"{note}; no try will change that", attempt)
         delay = next_delay(record.policy, attempt.number, self.randbelow)
         if delay is None:
-            return self._give_up(record, operation, f"{note}; no try is left", attempt)
+            return self._give_up(task, f"{note}; no try is left", attempt)
         now = self.clock()
         return move(
             record, Status.PENDING, at=now, actor=_owner(record), note=note, attempt=attempt, next_retry_at=now + delay
         )
 
-    def _give_up(self, record: ErrorRecord, operation: Operation, note: str, attempt: Try | None = None) -> ErrorRecord:
-        """The record as a person's. Told before it is written: a run that dies in between is taken over, and tells."""
-        if operation.exhausted:
-            operation.exhausted(record.arguments, operation.key(record.arguments, record.id))
+    def _give_up(self, task: "_Task", note: str, attempt: Try | None = None) -> ErrorRecord:
+        """The record as a person's. Told before it is written: a run that dies in between is taken over, and tells.
+
+        Raises:
+            Unavailable: it could not be told; the run that takes over tries that again, but not for ever.
+        """
+        record = task.record
+        try:
+            tell(task.operation, record)
+        except Unavailable as error:
+            if record.attempts < record.policy.max_attempts + _TELLINGS:
+                raise
+            note = f"{note}; {error.detail}"
         return self._move(record, Status.MANUAL, note, attempt)
 
     def _move(self, record: ErrorRecord, to: Status, note: str, attempt: Try | None = None) -> ErrorRecord:
         return move(record, to, at=self.clock(), actor=_owner(record), note=note, attempt=attempt)
 
-    def _closed_until(self, provider: str, lease: Lease) -> datetime | None:
-        """Until when the provider must not be called; None if this run may call it."""
-        circuit = self.store.circuit(provider)
+    def _barred(self, circuit: Circuit, lease: Lease) -> Circuit | None:
+        """The circuit if its provider must not be called; None if this run may call it."""
         if is_half_open(circuit, lease.since) and not self.store.change_circuit(circuit, probing(circuit, lease.until)):
-            circuit = self.store.circuit(provider)  # another run is the one that looks
-        return circuit.open_until if is_open(circuit, lease.since) else None
+            circuit = self.store.circuit(circuit.provider)  # another run is the one that looks
+        return circuit if is_open(circuit, lease.since) else None
 
-    def _note_call(self, provider: str, is_outage: bool) -> None:
-        """Write down how a call went; given up after some lost races, since others then write the same."""
+    def _note_call(self, provider: str, is_outage: bool, *, looked: bool) -> None:
+        """Write down how a call went; given up after some lost races, since others then write the same.
+
+        An outage that others have met already is none more, unless this run was the one that looked.
+        """
         for _ in range(_CIRCUIT_TRIES):
-            circuit = self.store.circuit(provider)
-            changed = after_outage(circuit, self.clock()) if is_outage else after_answer(circuit)
+            circuit, now = self.store.circuit(provider), self.clock()
+            if is_outage and not looked and is_open(circuit, now):
+                return
+            changed = after_outage(circuit, now) if is_outage else after_answer(circuit)
             if changed == circuit or self.store.change_circuit(circuit, changed):
                 return
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A claimed record and what its operation says of it."""
+
+    record: ErrorRecord
+    operation: Operation
+    key: str
+    provider: str | None
+
+    @property
+    def is_open_question(self) -> bool:
+        """Whether the call before may have happened, and a second one would be one too many."""
+        return self.record.outcome is Outcome.UNKNOWN and not self.operation.repeatable
+
+    @property
+    def calls(self) -> bool:
+        """Whether the provider is called, be it only to ask."""
+        return self.operation.happened is not None if self.is_open_question else not self.record.exhausted
+
+
+def _outcome(task: _Task, happened: bool | None, error: Exception | None) -> Outcome:
+    """How a try ended. A call that met nobody says nothing of an unknown one before, which nobody was asked about."""
+    if error is None:
+        return Outcome.SUCCEEDED
+    before = task.record.outcome is Outcome.UNKNOWN and task.operation.repeatable
+    if happened is None or may_have_happened(error) or (before and not isinstance(error, OperationFailed)):
+        return Outcome.UNKNOWN
+    return Outcome.FAILED
 
 
 def _owner(record: ErrorRecord) -> str:
     return record.lease.owner if record.lease else "system"
 
 
-def _postponed(record: ErrorRecord, provider: str | None, until: datetime, now: datetime, name: str) -> ErrorRecord:
-    note = f"{provider} does not answer; no try was spent"
-    return move(record, Status.PENDING, at=now, actor=name, note=note, next_retry_at=until)
+def _postponed(record: ErrorRecord, circuit: Circuit, now: datetime, name: str) -> ErrorRecord:
+    note = f"{circuit.provider} does not answer; no try was spent"
+    return move(record, Status.PENDING, at=now, actor=name, note=note, next_retry_at=circuit.open_until)

@@ -1,5 +1,6 @@
 """Writing failures down, and what people do about them."""
 
+import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from datetime import timedelta
 from json import dumps
 from typing import Any, Final
 
-from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound
+from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock
 from tollgate.recovery.ledger import Filter, Recovery, Retries
@@ -23,7 +24,7 @@ from tollgate.recovery.model import (
     move,
     require_transition,
 )
-from tollgate.recovery.operations import Operation, OperationFailed, OutcomeUnknown
+from tollgate.recovery.operations import Operation, OperationFailed, may_have_happened
 from tollgate.recovery.policies import policy_of
 from tollgate.recovery.redaction import describe, exception_of, plain, redact
 from tollgate.recovery.strategies import Policy, Strategy, next_delay
@@ -38,6 +39,8 @@ __all__ = [
     "record_error",
     "resolve",
     "retry",
+    "tell",
+    "with_type_of",
 ]
 
 MAX_ARGUMENTS: Final = 100_000
@@ -48,6 +51,8 @@ LEASE_MARGIN: Final = timedelta(seconds=60)
 
 SOON: Final = timedelta(minutes=5)
 """What is due later than this waits for the schedule's sweep."""
+
+logger = logging.getLogger(__name__)
 
 
 def record_error(
@@ -71,27 +76,27 @@ def record_error(
     `arguments` are what the operation is called with again: JSON values, ids rather than data, no secrets.
     `context` is for people: secrets are replaced, its size is bounded; the class and message of the error are added.
     `id` names this failure (not the operation): the same id again changes nothing. `policy` is that of the deployment
-    for the type and operation unless another is given. Without `retries` even an immediate try waits for a sweep.
+    for the type and operation unless another is given; an OperationFailed that is `final` is a person's in any case.
+    Without `retries` even an immediate try waits for a sweep.
     """
     now, policy, note = clock(), policy or policy_of(error_type, operation), "failed"
     kept = plain(arguments)
     if len(dumps(kept)) > MAX_ARGUMENTS:
         kept, policy = {}, Policy(Strategy.MANUAL, 0)
         note = "failed; the arguments are too large to keep, so it cannot be tried again"
-    delay = next_delay(policy, 0, randbelow)
+    delay = None if _is_final(error) else next_delay(policy, 0, randbelow)
     status = Status.MANUAL if delay is None else Status.PENDING
-    unknown = isinstance(error, (OutcomeUnknown, TimeoutError))
     record = ErrorRecord(
         id=id or new_id("err"),
         type=error_type,
         operation=operation,
         arguments=kept,
-        customer=customer,
-        subscription=subscription,
+        customer=customer or None,
+        subscription=subscription or None,
         context=redact({**exception_of(error), **context}),
         policy=policy,
         status=status,
-        outcome=Outcome.UNKNOWN if unknown else Outcome.FAILED,
+        outcome=Outcome.UNKNOWN if may_have_happened(error) else Outcome.FAILED,
         error=describe(error),
         created_at=now,
         next_retry_at=None if delay is None else now + delay,
@@ -127,6 +132,9 @@ def perform(
 
     Raises:
         ValueError: the arguments are too large to keep.
+        Unavailable: it failed for good, and whoever depends on it could not be told; the retry processor takes it over.
+        Exception: of the store: the ledger could not be written. What is written down is taken over in the same way,
+            and the same call with the same `id` may be made again.
     """
     now, kept = clock(), plain(arguments)
     if len(dumps(kept)) > MAX_ARGUMENTS:
@@ -136,8 +144,8 @@ def perform(
         type=error_type,
         operation=operation.name,
         arguments=kept,
-        customer=customer,
-        subscription=subscription,
+        customer=customer or None,
+        subscription=subscription or None,
         context=redact(context),
         policy=policy_of(error_type, operation.name),
         status=Status.RETRYING,
@@ -148,15 +156,21 @@ def perform(
         history=(HistoryEntry(now, None, Status.RETRYING, actor, "begun"),),
     )
     if not store.put(begun):
-        return store.get(id) or begun
+        return store.get(id)  # None: another has performed it meanwhile, and it succeeded
     try:
         operation.run(kept, operation.key(kept, id))
     except Exception as error:  # noqa: BLE001 - an operation may fail in any way; that is what is recorded
         failed = _failed_first(begun, operation, error, clock, actor, randbelow)
-        store.change(begun, failed)
+        try:
+            store.change(begun, failed)
+        except Conflict:
+            return store.get(id)  # its lease had ended, and another has taken it over
         announce(failed, retries, clock)
         return failed
-    store.forget(begun)
+    try:
+        store.forget(begun)
+    except Exception as error:  # noqa: BLE001 - it has succeeded, and that is what the caller must hear
+        logger.warning("%s succeeded, and is asked for when its lease ends: %s", id, describe(error))
     return None
 
 
@@ -169,21 +183,36 @@ def _failed_first(
     randbelow: Callable[[int], int],
 ) -> ErrorRecord:
     now = clock()
-    unknown = isinstance(error, (OutcomeUnknown, TimeoutError))
     failed = replace(
         begun,
-        outcome=Outcome.UNKNOWN if unknown else Outcome.FAILED,
+        outcome=Outcome.UNKNOWN if may_have_happened(error) else Outcome.FAILED,
         error=describe(error),
         context=redact({**exception_of(error), **begun.context}),
     )
     failed = with_type_of(error, failed)
-    final = isinstance(error, OperationFailed) and error.final
-    delay = None if final else next_delay(failed.policy, 0, randbelow)
+    delay = None if _is_final(error) else next_delay(failed.policy, 0, randbelow)
     if delay is None:
-        if operation.exhausted:
-            operation.exhausted(failed.arguments, operation.key(failed.arguments, failed.id))
+        tell(operation, failed)
         return move(failed, Status.MANUAL, at=now, actor=actor, note="failed; a person decides")
     return move(failed, Status.PENDING, at=now, actor=actor, note="failed", next_retry_at=now + delay)
+
+
+def tell(operation: Operation, record: ErrorRecord) -> None:
+    """Tell whoever depends on a record that no automatic try follows.
+
+    Raises:
+        Unavailable: they could not be told.
+    """
+    if operation.exhausted is None:
+        return
+    try:
+        operation.exhausted(record.arguments, operation.key(record.arguments, record.id))
+    except Exception as error:
+        raise Unavailable(f"whoever depends on it could not be told: {describe(error)}") from error
+
+
+def _is_final(error: BaseException | str) -> bool:
+    return isinstance(error, OperationFailed) and error.final
 
 
 def with_type_of(error: Exception, record: ErrorRecord) -> ErrorRecord:
@@ -262,7 +291,7 @@ def retry(
     require_transition(record.status, Status.PENDING)
     _require_free(record)
     changed = _with_arguments(record, arguments or {}, changeable)
-    if changed.exhausted:
+    if changed.exhausted or record.status is Status.MANUAL:
         changed = replace(changed, policy=replace(changed.policy, max_attempts=changed.attempts + 1))
     if changed.arguments != record.arguments:
         told = ", ".join(f"{name} (was {describe(dumps(record.arguments.get(name)))})" for name in arguments or {})

@@ -12,6 +12,7 @@ errors, newest first: `status` and `type` in four shards each, since a bad hour 
 each record itself, and `change` is what decides.
 """
 
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +162,8 @@ class DynamoRecovery:
         head = next((item for item in items if isinstance(item, RecordItem)), None)
         if head is None:
             return None
-        history = tuple(_history_entry(item) for item in items if isinstance(item, HistoryItem))
+        entries = (item for item in items if isinstance(item, HistoryItem))
+        history = tuple(_history_entry(item) for item in sorted(entries, key=_revision))
         tries = tuple(_try(item) for item in items if isinstance(item, TryItem))
         return _record(head, history, tries)
 
@@ -288,11 +290,13 @@ def _commit(fill: Callable[[TransactWrite], None]) -> bool:
     """Write a transaction; False when one of its conditions is false.
 
     A conflict with a transaction under way says nothing about the conditions, so it is tried again: a run
-    that holds the lease must not lose the outcome of its try to one that only knocked.
+    that holds the lease must not lose the outcome of its try to one that only knocked. The token is the same each
+    time: what was written although its answer was lost is not taken for another's.
     """
+    token = uuid.uuid4().hex
     for _ in range(4):
         try:
-            with TransactWrite(connection=connect(RecoveryTable)) as transaction:
+            with TransactWrite(token, connection=connect(RecoveryTable)) as transaction:
                 fill(transaction)
         except TransactWriteError as error:
             if any(reason and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
@@ -424,6 +428,11 @@ def _record(item: RecordItem, history: tuple[HistoryEntry, ...], tries: tuple[Tr
         history=history,
         tries=tries,
     )
+
+
+def _revision(item: HistoryItem) -> int:
+    """The place of a history entry, which the clocks of those who wrote them do not tell."""
+    return int(item.sk.rpartition("#")[2])
 
 
 def _history_entry(item: HistoryItem) -> HistoryEntry:
