@@ -15,7 +15,7 @@ from tests.faults.books import PLANS, START, Books
 from tests.faults.shop import identity
 from tests.faults.till import DECLINED, LACKING
 from tollgate.billing.invoices import Invoice, InvoiceStatus, LineKind
-from tollgate.billing.payments import Status
+from tollgate.billing.payments import PaymentStatus
 from tollgate.billing.wallet import EntryType
 from tollgate.catalog.life import When
 from tollgate.catalog.periods import Interval, Period
@@ -180,7 +180,7 @@ class World(Books):
         """A part of the last payment, which may be refused or declined."""
         for invoice in reversed(self.all_invoices(name)):
             payments = self.payments_of(invoice)
-            paid = [payment for payment in payments if payment.status is Status.SUCCEEDED]
+            paid = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
             if paid:
                 self.refunds[name] += 1
                 amount = round_amount(paid[0].amount * share, "EUR")
@@ -245,7 +245,7 @@ def balances(world: World, name: str) -> None:
     world.balance(name)
     invoices = world.all_invoices(name)
     payments = [payment for invoice in invoices for payment in world.payments_of(invoice)]
-    succeeded = [payment for payment in payments if payment.status is Status.SUCCEEDED]
+    succeeded = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
     paid = [invoice for invoice in invoices if invoice.status is InvoiceStatus.PAID]
     charged = sum((invoice.total for invoice in paid if invoice.total > 0), D(0))
     credited = sum((-invoice.total for invoice in paid if invoice.total < 0), D(0))
