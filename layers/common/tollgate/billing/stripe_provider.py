@@ -26,7 +26,7 @@ STRIPE: Final = "stripe"
 API: Final = "https://api.stripe.com"
 
 _CONNECT_SECONDS: Final = 3
-_READ_SECONDS: Final = 20
+_READ_SECONDS: Final = 12  # three calls of a charge end before the claim on its payment does
 _KEY: Final = "tollgate_key"
 _PAYMENT: Final = "tollgate_payment"
 _REFUND: Final = "tollgate_refund"
