@@ -88,6 +88,7 @@ def desk(context: LambdaContext) -> Desk:
         retries=retries,
         providers=providers,
         overdraft=overdraft,
+        clock=system_clock,
     )
 
 

@@ -8,11 +8,17 @@ from typing import Any, Final
 
 from tests.faults.chaos import Clock
 from tests.faults.shop import identity
-from tollgate.billing.invoice_store import DynamoInvoices, invoice_write
-from tollgate.billing.invoices import Invoice, InvoiceStatus, paid
-from tollgate.billing.run import Billed, Billing, bill, recovered, upcoming
-from tollgate.billing.wallet import EntryType, InsufficientFunds, post
-from tollgate.billing.wallet_store import DynamoWallets, posting_writes
+from tests.faults.till import Bank
+from tests.unit.fakes_recovery import Retries
+from tollgate.billing.assembly import Desk, assemble
+from tollgate.billing.collecting import invoice_payments
+from tollgate.billing.invoice_store import DynamoInvoices
+from tollgate.billing.invoices import Invoice, InvoiceStatus
+from tollgate.billing.payment_store import DynamoPayments
+from tollgate.billing.payments import Payer, Payment
+from tollgate.billing.run import Billed, bill, upcoming
+from tollgate.billing.wallet import EntryType, post
+from tollgate.billing.wallet_store import DynamoWallets
 from tollgate.catalog.life import Life, When, Who
 from tollgate.catalog.model import (
     BillingPeriod,
@@ -26,7 +32,7 @@ from tollgate.catalog.model import (
 )
 from tollgate.catalog.periods import Interval, Period
 from tollgate.catalog.service import subscribe
-from tollgate.catalog.store import DynamoCatalog, standing_write
+from tollgate.catalog.store import DynamoCatalog
 from tollgate.catalog.subscriptions import (
     cancel_subscription,
     change_plan,
@@ -34,14 +40,15 @@ from tollgate.catalog.subscriptions import (
     pause_subscription,
     resume_subscription,
 )
-from tollgate.kernel.dynamodb import write_all
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.model import CounterId, Event
 from tollgate.metering.service import ingest
 from tollgate.metering.store import DynamoCounters
 from tollgate.pricing.model import Flat, Tier, Tiered
+from tollgate.recovery.processor import Processor
+from tollgate.recovery.store import DynamoRecovery
 
-__all__ = ["START", "Books", "plan"]
+__all__ = ["PLANS", "START", "Books", "plan"]
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 WHO: Final = Who("key", "asked for")
@@ -73,11 +80,11 @@ class Books:
         self.now = START
         self.pauses = Clock()
         self.archive = DynamoArchive(clock=self.clock, pause=self.pauses.pass_by) if archive else None
+        self.bank = Bank()
         self.catalog, self.invoices, self.wallets = DynamoCatalog(), DynamoInvoices(), DynamoWallets()
+        self.payments, self.errors = DynamoPayments(), DynamoRecovery()
         self.counters = self.start()
-        self.billing = self.process()
-        self.failing: set[str] = set()
-        self.collections: list[str] = []
+        self.desk = self.process()
         self._events = 0
 
     def open(self, plans: Sequence[Plan] = PLANS) -> None:
@@ -95,17 +102,14 @@ class Books:
         """The counters as a process sees them that has seen nothing yet."""
         return DynamoCounters(self.archive, pause=self.pauses.pass_by)
 
-    def process(self) -> Billing:
-        """What a process bills with."""
-        counters = self.start()
-        return Billing(
-            lives=self.catalog,
-            invoices=self.invoices,
-            counters=counters,
-            gates=counters,
-            standing_write=standing_write,
-            write_all=write_all,
-            collect=self.collect,
+    def process(self) -> Desk:
+        """What a process bills and collects with."""
+        return assemble(
+            catalog=self.catalog,
+            counters=self.start(),
+            errors=self.errors,
+            time_left=lambda: timedelta(minutes=1),
+            providers={"card": self.bank},
             clock=self.clock,
         )
 
@@ -138,6 +142,17 @@ class Books:
             time_left=self.pauses.time_left(60.0),
         )
         return result.status
+
+    def ingest(self, events: Sequence[Event]) -> list[str]:
+        """Many events at once; what became of each."""
+        results = ingest(
+            events,
+            directory=self.catalog,
+            counters=self.start(),
+            now=self.now,
+            time_left=self.pauses.time_left(600.0),
+        )
+        return [result.status for result in results]
 
     def deposit(self, customer: str, amount: str) -> None:
         """Money into the wallet."""
@@ -188,43 +203,38 @@ class Books:
 
     # What the seller does
 
-    def collect(self, invoice: Invoice) -> None:
-        """Charge the wallet, or credit it; an invoice that it does not cover stays open."""
-        if invoice.customer in self.failing:
-            return
-        entry_type = EntryType.CHARGE if invoice.amount_due > 0 else EntryType.ADJUSTMENT
-        try:
-            posting = post(
-                self.wallets.wallet(invoice.customer),
-                customer=invoice.customer,
-                entry_id=invoice.id,
-                entry_type=entry_type,
-                amount=-invoice.amount_due,
-                currency=invoice.currency,
-                overdraft=D(0),
-                at=self.now,
-            )
-        except InsufficientFunds:
-            return
-        after = paid(invoice, at=self.now, actor="system", reason="from the wallet")
-        if write_all([invoice_write(after), *posting_writes(posting)]):
-            self.collections.append(invoice.id)
-            recovered(self.billing, invoice.subscription)
+    def pay_by_card(self, customer: str) -> None:
+        """From now on the bank is asked, and not the wallet."""
+        self.payments.save_payer(Payer(customer, "card", "account", "card"))
 
-    def bill(self, customer: str, billing: Billing | None = None) -> Billed:
+    def pay(self, invoice: Invoice) -> Invoice:
+        """An invoice is paid by hand."""
+        return self.desk.cashier.pay(invoice.id, actor="key")
+
+    def sweep(self) -> int:
+        """What the retry processor does: all that is due; how many operations succeeded."""
+        operations = {operation.name: operation for operation in self.desk.cashier.operations()}
+        processor = Processor(
+            self.errors, operations, self.clock, lambda: timedelta(minutes=5), Retries(), randbelow=lambda _: 0
+        )
+        done = processor.sweep()
+        assert not done.faults
+        return done.resolved
+
+    def bill(self, customer: str, desk: Desk | None = None) -> Billed:
         """What a message of the billing queue does."""
-        return bill(billing or self.billing, f"sub-{customer}", self.now)
+        return bill((desk or self.desk).billing, f"sub-{customer}", self.now)
 
     def run(self) -> int:
         """What a billing run does: all that is due; how many subscriptions were."""
         due = [name for name, _ in self.catalog.due(self.now)]
         for name in due:
-            bill(self.billing, name, self.now)
+            bill(self.desk.billing, name, self.now)
         return len(due)
 
     def upcoming(self, customer: str) -> Invoice:
         """The invoice that is to come."""
-        return upcoming(self.billing, f"sub-{customer}")
+        return upcoming(self.desk.billing, f"sub-{customer}")
 
     def pass_by(self, **time: float) -> None:
         """Let time pass."""
@@ -249,6 +259,10 @@ class Books:
             found += page
             if after is None:
                 return sorted(found, key=lambda one: (one.period.end, one.period.start))
+
+    def payments_of(self, invoice: Invoice) -> list[Payment]:
+        """All payments that were tried for an invoice."""
+        return invoice_payments(self.desk.till, invoice)
 
     def balance(self, customer: str) -> Decimal:
         """The wallet's balance, which is the sum of its ledger."""

@@ -76,7 +76,7 @@ def test_a_bill_that_runs_out_of_time_says_so(books: Books) -> None:
     """The rest is due as before."""
     books.now = APRIL
     left = iter([60.0, 60.0, 1.0])
-    done = bill(books.billing, "sub-ada", books.now, lambda: next(left))
+    done = bill(books.desk.billing, "sub-ada", books.now, lambda: next(left))
     assert (done.is_done, len(done.invoices)) == (False, 2)
     assert [name for name, _ in books.catalog.due(books.now)] == ["sub-ada"]
 
@@ -203,12 +203,12 @@ def test_who_does_not_pay_is_past_due_and_then_what_the_plan_says(after_grace: A
     books.pass_by(days=1)
     for one in [*books.all_invoices("bob"), *books.all_invoices("eve")]:
         assert one.status is InvoiceStatus.OPEN
-        fall_due(books.billing, one.id, reason="no try is left")
-        fall_due(books.billing, one.id, reason="no try is left")
+        fall_due(books.desk.billing, one.id, reason="no try is left")
+        fall_due(books.desk.billing, one.id, reason="no try is left")
     assert books.status("bob") is SubscriptionStatus.PAST_DUE
     books.deposit("eve", "100")
     [owed] = books.all_invoices("eve")
-    books.collect(owed)
+    assert books.pay(owed).status is InvoiceStatus.PAID
     assert books.status("eve") is SubscriptionStatus.ACTIVE
     books.pass_by(days=7)
     books.run()
@@ -226,7 +226,7 @@ def test_a_payment_that_nobody_told_of_keeps_the_subscription(books: Books) -> N
     books.run()
     books.pass_by(days=1)
     [owed] = books.all_invoices("bob")
-    fall_due(books.billing, owed.id, reason="no try is left")
+    fall_due(books.desk.billing, owed.id, reason="no try is left")
     found = books.invoices.get(owed.id)
     assert found is not None
     assert books.invoices.write(paid(found, at=books.now, actor="system", reason="paid"))
