@@ -271,6 +271,8 @@ def create_transaction(
         clock=system_clock,
     )
     here.cashier.balance_changed(customer, actor=app.caller().key_id)
+    if entry.amount > 0:
+        here.cashier.deposited(customer, actor=app.caller().key_id)
     return created(schema.entry_view(entry))
 
 

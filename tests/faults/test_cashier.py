@@ -112,6 +112,24 @@ def test_an_invoice_is_collected_again_until_there_are_funds(office: Office) -> 
     assert told == ["failed", "failed", "failed", "succeeded"]
 
 
+def test_money_that_is_paid_in_pays_what_was_declined_for_lack_of_it(office: Office) -> None:
+    """As far as it goes; at once, through the queue; what waits for a person too."""
+    for name in ("inv-1", "inv-2", "inv-3"):
+        office.bill(name)
+        office.seller.now += timedelta(seconds=1)
+    for _ in range(10):
+        office.sweep()
+    assert {record.status for record in office.records()} == {Record.MANUAL}
+    office.seller.deposit("d-1", "50.00")
+    office.cashier.deposited("ada", actor="key")
+    assert len(office.queue.announced) == 3
+    office.sweep(wait=timedelta(0))
+    assert sorted(office.seller.status(name) for name in ("inv-1", "inv-2", "inv-3")) == ["paid", "paid", "past_due"]
+    assert office.seller.balance() == D(10)
+    office.cashier.deposited("bob", actor="key")
+    assert len(office.queue.announced) == 3
+
+
 def test_after_the_last_try_the_invoice_is_past_due_and_the_record_a_persons(office: Office) -> None:
     """The grace of the subscription begins."""
     office.bill("inv-1")
@@ -205,6 +223,38 @@ def test_paying_by_hand_when_the_outcome_is_unknown_says_so(office: Office) -> N
     office.seller.bank.after = lambda: None
     assert office.cashier.pay("inv-1", actor="key").status.value == "paid"
     assert office.seller.bank.total == D(20)
+
+
+def test_an_invoice_that_another_collects_now_is_not_collected_by_hand(office: Office) -> None:
+    """Nor is it said to be declined."""
+    invoice = office.seller.invoice("inv-1", "20.00")
+    seen: list[Exception] = []
+
+    def meanwhile() -> None:
+        try:
+            office.cashier.pay("inv-1", actor="key")
+        except (Conflict, Unavailable) as error:
+            seen.append(error)
+
+    office.seller.pay_by_bank()
+    office.seller.bank.before = meanwhile
+    office.cashier.collect(invoice)
+    assert len(seen) == 1
+    assert (office.seller.status("inv-1"), office.seller.bank.total) == ("paid", D(20))
+
+
+def test_an_invoice_that_is_withdrawn_while_it_is_paid_by_hand_is_not_paid(office: Office) -> None:
+    """Whoever was first has won."""
+    office.seller.invoice("inv-1", "20.00")
+    keep = office.errors.put
+
+    def withdraw(record: ErrorRecord) -> bool:
+        void(office.seller.till, "inv-1", actor="key", reason="race")
+        return keep(record)
+
+    office.errors.put = withdraw  # type: ignore[method-assign]  # what comes between
+    with pytest.raises(Conflict, match="void"):
+        office.cashier.pay("inv-1", actor="key")
 
 
 def test_what_cannot_be_paid_is_refused_and_leaves_no_record(office: Office) -> None:

@@ -238,6 +238,16 @@ def test_an_invoice_that_the_wallet_cannot_pay_is_paid_by_hand_when_it_can(call:
     assert record.status.value == "resolved"
 
 
+def test_money_that_is_paid_in_pays_what_is_open(call: Call) -> None:
+    """The retry processor is told at once."""
+    name = billed(call)
+    deposit(call, "50")
+    [record] = records()
+    assert (record.history[-1].note, record.status.value) == ("money was paid in", "pending")
+    retried(record)
+    assert call("GET", f"/v1/invoices/{name}")[1]["status"] == "paid"
+
+
 def test_the_billing_run_collects_by_the_wallet(call: Call) -> None:
     """Where there is money, no error is left."""
     deposit(call, "50")

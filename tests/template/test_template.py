@@ -121,6 +121,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
         "BillingTable/index/invoice_status": {"dynamodb:Query"},
         "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"},
+        "RecoveryTable/index/customer": {"dynamodb:Query"},
         "BillingQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
         "RetriesQueue": {"sqs:SendMessage"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},

@@ -26,16 +26,19 @@ from tollgate.kernel.errors import Conflict, PaymentFailed, Unavailable
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.money import format_amount
 from tollgate.kernel.time import Clock
-from tollgate.recovery.ledger import Recovery, Retries
-from tollgate.recovery.model import UNRESOLVED, ErrorRecord, ErrorType, Outcome
+from tollgate.recovery.ledger import Filter, Recovery, Retries
+from tollgate.recovery.model import UNRESOLVED, ErrorRecord, ErrorType, Outcome, Status
 from tollgate.recovery.operations import Operation, OperationFailed
-from tollgate.recovery.service import perform, resolve
+from tollgate.recovery.service import perform, resolve, retry
 
 __all__ = ["COLLECT", "REFUND", "TOP_UP", "Cashier", "StillProcessing"]
 
 COLLECT: Final = "collect_invoice"
 REFUND: Final = "refund_payment"
 TOP_UP: Final = "top_up_wallet"
+
+_AT_ONCE: Final = 25
+"""So many invoices that lack funds are collected when money is paid in; the others as their strategy says."""
 
 _TYPES: Final = {
     DeclineKind.FUNDS: ErrorType.INSUFFICIENT_FUNDS,
@@ -85,8 +88,7 @@ class Cashier:
             return invoice
         open_record = self._unresolved(COLLECT, invoice.id)
         if open_record is None:
-            failed = self._collect(invoice, actor)
-            return self._after(invoice_id, failed)
+            return self._after(invoice_id, self._collect(invoice, actor))
         try:
             found, payment = collect(self.till, invoice_id)
         except (TimeoutError, ConnectionError):
@@ -129,6 +131,23 @@ class Cashier:
     def balance_changed(self, customer: str, *, actor: str) -> None:
         """Top a wallet up if its balance is below the threshold; what fails is written down, and tried again."""
         self._top_up_if_due(customer, actor)
+
+    def deposited(self, customer: str, *, actor: str) -> None:
+        """Have the invoices collected now that were declined for lack of funds; there may be some."""
+        for status in (Status.PENDING, Status.MANUAL):
+            wanted = Filter(status=status, type=ErrorType.INSUFFICIENT_FUNDS, customer=customer)
+            found, _ = self.errors.find(wanted, after=None, limit=_AT_ONCE)
+            for record in reversed(found):
+                if record.operation == COLLECT:
+                    with suppress(Conflict):  # a run is trying it now
+                        retry(
+                            self.errors,
+                            record.id,
+                            actor=actor,
+                            note="money was paid in",
+                            clock=self.clock,
+                            retries=self.retries,
+                        )
 
     def settle(self, payment_id: str) -> Payment:
         """Ask the provider what became of a payment, because it said that there is news; what follows from it.
@@ -312,12 +331,17 @@ class Cashier:
         return self.errors.get(self._record_id(name, subject))
 
     def _after(self, invoice_id: str, failed: ErrorRecord | None) -> Invoice:
+        """The invoice after a collection by hand, which says what went wrong."""
         invoice = existing_invoice(self.till, invoice_id)
-        if failed is None or invoice.status is InvoiceStatus.PAID:
+        if invoice.status is InvoiceStatus.PAID:
             return invoice
+        if invoice.status not in COLLECTIBLE:
+            raise Conflict(f"The invoice {invoice.id} has become {invoice.status} meanwhile.")
         payment = self.till.payments.payment(invoice.payment) if invoice.payment else None
-        if payment is not None and payment.reference is not None:
+        if failed is None or (payment is not None and payment.reference is not None):
             return invoice  # the provider is at work on it
+        if failed.outcome is None:
+            raise Conflict(f"Another is collecting the invoice {invoice.id} now; send the request again in a minute.")
         if failed.outcome is Outcome.UNKNOWN or payment is not None:
             raise _unknown()
         raise PaymentFailed(f"{failed.error} The error record is {failed.id}.")
