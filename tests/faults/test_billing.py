@@ -220,6 +220,24 @@ def test_who_does_not_pay_is_past_due_and_then_what_the_plan_says(after_grace: A
     books.check()
 
 
+def test_an_invoice_that_is_given_up_is_tried_no_more_and_keeps_its_subscription_past_due(books: Books) -> None:
+    """It can still be paid by hand, and then all is well."""
+    books.subscribe("bob")
+    books.run()
+    books.pass_by(days=1)
+    [owed] = books.all_invoices("bob")
+    fall_due(books.desk.billing, owed.id, reason="no try is left")
+    given_up = books.desk.cashier.write_off(owed.id, actor="key", reason="they are gone")
+    assert books.desk.cashier.write_off(owed.id, actor="key", reason="again") == given_up
+    assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    books.deposit("bob", "100")
+    books.pass_by(days=2)
+    books.sweep()
+    assert books.all_invoices("bob")[0].status is InvoiceStatus.UNCOLLECTIBLE
+    assert books.pay(given_up).status is InvoiceStatus.PAID
+    assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
 def test_a_payment_that_nobody_told_of_keeps_the_subscription(books: Books) -> None:
     """Whoever paid within the grace is not ended, though the process died that was to say so."""
     books.subscribe("bob")
