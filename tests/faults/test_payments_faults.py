@@ -409,6 +409,18 @@ def test_an_invoice_that_the_wallet_cannot_pay_tops_it_up_first(seller: Seller) 
     assert seller.bank.total == D(50)
 
 
+def test_a_wallet_above_its_threshold_is_topped_up_for_an_invoice_that_it_cannot_pay(seller: Seller) -> None:
+    """Once: a second invoice that is larger than all of it is declined."""
+    topped(seller)
+    seller.deposit("d-1", "15.00")
+    seller.invoice("inv-1", "20.00")
+    seller.collect("inv-1")
+    assert (seller.status("inv-1"), seller.balance(), seller.bank.total) == ("paid", D(45), D(50))
+    seller.invoice("inv-2", "99.00")
+    assert seller.collect("inv-2").status is PaymentStatus.FAILED
+    assert (seller.balance(), seller.bank.total) == (D(95), D(100))
+
+
 def test_a_card_that_declines_leaves_the_wallet_as_it_is(seller: Seller) -> None:
     """The invoice is declined for lack of funds, and the next try tops up anew."""
     topped(seller)

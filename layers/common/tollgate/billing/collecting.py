@@ -116,8 +116,10 @@ def _credit(till: Till, invoice: Invoice) -> bool:
     return till.payments.write(paid(invoice, at=now, actor=COLLECTOR, reason="credited to the wallet"), posting)
 
 
-def top_up(till: Till, customer: str) -> Payment | None:
+def top_up(till: Till, customer: str, *, is_short: bool = False) -> Payment | None:
     """Bring money into a wallet that is below its threshold; None where none is needed, else the payment.
+
+    `is_short` says that a charge was declined for lack of funds: then money is needed whatever the threshold.
 
     Raises:
         Conflict: another is at work on it now.
@@ -126,7 +128,7 @@ def top_up(till: Till, customer: str) -> Payment | None:
     """
     for _ in range(TRIES):
         wallet = till.wallets.wallet(customer)
-        if wallet is None or not top_up_due(wallet):
+        if wallet is None or not (top_up_due(wallet) or (is_short and wallet.top_up is not None)):
             return None
         if wallet.payment is not None:
             return _resume(till, existing_payment(till, wallet.payment))
@@ -196,7 +198,7 @@ def _charge(till: Till, payment: Payment) -> Payment:
 
 def _is_topped_up(till: Till, customer: str) -> bool:
     try:
-        payment = top_up(till, customer)
+        payment = top_up(till, customer, is_short=True)
     except (Conflict, TimeoutError, ConnectionError):  # what became of it is asked before the next one
         return False
     return payment is not None and payment.status is PaymentStatus.SUCCEEDED
