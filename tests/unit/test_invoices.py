@@ -37,10 +37,7 @@ LINES = (
         JANUARY,
         "api-calls",
         Decimal(250),
-        (
-            {"kind": "usage", "from": "0", "to": None, "quantity": "250", "unit_price": "0.088", "flat_fee": "0"}
-            | AMOUNT,
-        ),
+        (DETAIL,),
     ),
     InvoiceLine(
         LineKind.PRORATION,
