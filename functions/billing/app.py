@@ -393,6 +393,20 @@ def void_invoice(invoice: Name, body: schema.VoidBody | None = None) -> Response
 
 
 @app.endpoint(
+    "POST",
+    "/v1/invoices/<invoice>/uncollectible",
+    scope="billing:write",
+    summary="Give an invoice up",
+    responses=answers(schema.InvoiceView, "The invoice, which is owed and tried no more; it can still be paid"),
+)
+def give_invoice_up(invoice: Name, body: schema.VoidBody | None = None) -> Response[str]:
+    """409 where it is paid, or being paid."""
+    here = desk(app.lambda_context)
+    reason = (body or schema.VoidBody()).reason
+    return json_response(shown(here, here.cashier.write_off(invoice, actor=app.caller().key_id, reason=reason)))
+
+
+@app.endpoint(
     "GET",
     "/v1/payments/<payment>",
     scope="billing:read",

@@ -1,5 +1,7 @@
 """Billing subscriptions on a real engine: periods closed one by one, invoiced and collected."""
 
+import zlib
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -8,9 +10,13 @@ import pytest
 from tests.faults.books import START, Books, plan
 from tollgate.billing.invoices import Invoice, InvoiceStatus, paid
 from tollgate.billing.run import bill, fall_due
+from tollgate.billing.run_store import DynamoRuns
+from tollgate.billing.runs import Message, Run, carry_out
 from tollgate.catalog.life import When
-from tollgate.catalog.model import AfterGrace, SubscriptionStatus
+from tollgate.catalog.model import AfterGrace, Customer, SubscriptionStatus
 from tollgate.catalog.periods import Period
+from tollgate.catalog.service import subscribe_many
+from tollgate.catalog.store import DUE_SHARDS
 from tollgate.kernel.errors import NotFound
 from tools.engine import Engine
 
@@ -218,6 +224,53 @@ def test_who_does_not_pay_is_past_due_and_then_what_the_plan_says(after_grace: A
     assert books.all_invoices("bob")[0].status is InvoiceStatus.PAST_DUE
     assert all(not one.lines for one in books.all_invoices("bob")[1:])
     books.check()
+
+
+def test_thousands_of_subscriptions_are_found_by_the_index_and_sent_to_the_queue(database: Engine) -> None:
+    """With a query per shard of it, and no scan; what is not due is not read."""
+    books = Books()
+    books.open()
+    customers = [Customer(f"c{number:04d}") for number in range(2_000)]
+    made = subscribe_many(books.catalog, customers, plan="basic", starts_at=START, clock=books.clock)
+    books.catalog.add_customers([*made[:1_500]])
+    later = subscribe_many(books.catalog, customers[1_500:], plan="basic", starts_at=START + DAY, clock=books.clock)
+    books.catalog.add_customers(later)
+    sent: list[Message] = []
+    run = Run("run_1", books.now, books.now, "schedule")
+    before = dict(database.units)
+    database.units.clear()
+    assert before
+    carry_out(
+        run,
+        runs=DynamoRuns(),
+        due=(name for name, _ in books.catalog.due(books.now)),
+        bill=lambda _: None,
+        send=sent.extend,
+        has_time=lambda: False,
+    )
+    assert len({message.subscription for message in sent}) == len(sent) == 1_500
+    assert set(database.units) == {"Query", "TransactWriteItems", "PutItem"}
+    assert database.units["Query"].calls == DUE_SHARDS + 1  # and what has come of the run so far
+    assert len(spread := Counter(zlib.crc32(message.subscription.encode()) % DUE_SHARDS for message in sent)) == 8
+    assert max(spread.values()) < 2 * min(spread.values())
+
+
+def test_an_invoice_that_is_given_up_is_tried_no_more_and_keeps_its_subscription_past_due(books: Books) -> None:
+    """It can still be paid by hand, and then all is well."""
+    books.subscribe("bob")
+    books.run()
+    books.pass_by(days=1)
+    [owed] = books.all_invoices("bob")
+    fall_due(books.desk.billing, owed.id, reason="no try is left")
+    given_up = books.desk.cashier.write_off(owed.id, actor="key", reason="they are gone")
+    assert books.desk.cashier.write_off(owed.id, actor="key", reason="again") == given_up
+    assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    books.deposit("bob", "100")
+    books.pass_by(days=2)
+    books.sweep()
+    assert books.all_invoices("bob")[0].status is InvoiceStatus.UNCOLLECTIBLE
+    assert books.pay(given_up).status is InvoiceStatus.PAID
+    assert books.status("bob") is SubscriptionStatus.ACTIVE
 
 
 def test_a_payment_that_nobody_told_of_keeps_the_subscription(books: Books) -> None:

@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from itertools import count
+from random import Random
+
+import pytest
 
 from tests.faults.books import Books
-from tests.faults.chaos import Killed
+from tests.faults.chaos import Chaos, Killed, Weather
 from tollgate.billing.invoices import Invoice, InvoiceStatus
 from tollgate.billing.run import bill
 from tollgate.catalog.life import When
@@ -18,6 +21,7 @@ from tools.engine import Call, Engine
 D = Decimal
 FEBRUARY, MARCH = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+STORM = Weather(lost_requests=0.05, lost_answers=0.05, throttles=0.05, conflicts=0.05, parts=0.05, kills=0.02)
 
 
 class Nth:
@@ -96,6 +100,34 @@ def test_a_bill_that_ends_at_any_call_is_completed_by_the_next(database: Engine)
         if not nth.is_done:
             break
     assert killed > 30
+
+
+@pytest.mark.parametrize("seed", range(1, 17))
+def test_a_bill_in_bad_weather_says_in_the_end_what_it_says_in_good(database: Engine, seed: int) -> None:
+    """Lost requests and answers, throttling, conflicts and deaths: one invoice, one charge, the same lines."""
+    books = at_the_end_of_january(database)
+    books.run()
+    expected = money(books)
+    books = at_the_end_of_january(database)
+    chaos = Chaos(Random(seed), books.pauses, [STORM])  # noqa: S311  dice
+    for _ in range(12):
+        try:
+            with database.hooked(chaos.before, chaos.after):
+                books.bill("ada")
+        except (Exception, Killed):  # noqa: BLE001  the message comes again, whatever it was
+            books.desk = books.process()
+            books.pass_by(seconds=20)
+    assert chaos.struck
+    books.pass_by(days=1)
+    finish(books)
+    assert money(books) == expected
+    books.check()
+
+
+def money(books: Books) -> list[object]:
+    """What was invoiced, and what that did to the wallet."""
+    said = [(one.period, one.status, one.lines, one.total) for one in books.all_invoices()]
+    return [*said, books.balance("ada")]
 
 
 def test_late_usage_is_billed_once_wherever_the_process_ends(database: Engine) -> None:

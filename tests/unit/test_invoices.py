@@ -26,6 +26,8 @@ from tollgate.kernel.errors import Conflict
 JANUARY = Period(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
 FEBRUARY = Period(JANUARY.end, datetime(2026, 3, 1, tzinfo=UTC))
 NOW = datetime(2026, 2, 1, 0, 5, tzinfo=UTC)
+DETAIL = {"kind": "usage", "from": "0", "to": None, "quantity": "250", "unit_price": "0.088"}
+DETAIL |= {"flat_fee": "0", "amount": "22"}
 LINES = (
     InvoiceLine(LineKind.BASE, Decimal("20.00"), "Starter", FEBRUARY),
     InvoiceLine(
@@ -35,7 +37,7 @@ LINES = (
         JANUARY,
         "api-calls",
         Decimal(250),
-        ({"kind": "usage", "from": "0", "to": None, "quantity": "250", "amount": "22"},),
+        (DETAIL,),
     ),
     InvoiceLine(
         LineKind.PRORATION,

@@ -11,7 +11,17 @@ import pytest
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_metering import FakeCounters
 from tollgate.catalog.gates import read_gate
-from tollgate.catalog.life import TRANSITIONS, Action, When, Who, boundary, due_at, entry_from_dict, entry_to_dict
+from tollgate.catalog.life import (
+    MAX_CHANGES,
+    TRANSITIONS,
+    Action,
+    When,
+    Who,
+    boundary,
+    due_at,
+    entry_from_dict,
+    entry_to_dict,
+)
 from tollgate.catalog.model import (
     ENDED,
     AfterGrace,
@@ -155,6 +165,21 @@ def test_a_change_at_once_keeps_the_period_and_counts_late_events_by_the_plan_of
     assert yearly.period(START) == Period(START, world.now) == yearly.period(world.now - timedelta(seconds=1))
     assert yearly.period(world.now) == Period(world.now, world.now.replace(year=2027))
     assert subscription_from_dict(subscription_to_dict(yearly)) == yearly
+    text = world.counters.heads([Series("ada", "calls")])[Series("ada", "calls")].gate
+    term = read_gate("ada", "calls", text).ruling(world.now)
+    assert term is not None
+    for at in (START, world.now - timedelta(seconds=1), world.now):
+        assert term[0].period(at) == yearly.period(at)
+
+
+def test_a_plan_changes_so_often_and_no_more() -> None:
+    """What late events need is kept in the customer's snapshot."""
+    world = World()
+    for number in range(MAX_CHANGES):
+        world.now += timedelta(minutes=1)
+        world.change("basic" if number % 2 else "pro")
+    with pytest.raises(Conflict, match="100 times"):
+        world.change("pro")
 
 
 def test_a_change_at_the_end_of_the_period_waits_for_it() -> None:

@@ -16,7 +16,7 @@ from decimal import Decimal
 from itertools import count
 from typing import Any, Final
 
-from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up
+from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up, write_off
 from tollgate.billing.invoices import COLLECTIBLE, Invoice, InvoiceStatus
 from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund
 from tollgate.billing.refunding import ask_refund, begin_refund, give
@@ -100,6 +100,19 @@ class Cashier:
         elif payment is not None and payment.decline is not None:
             raise PaymentFailed(f"{payment.decline.message} The error record is {open_record.id}.")
         return found
+
+    def write_off(self, invoice_id: str, *, actor: str, reason: str) -> Invoice:
+        """Give an invoice up: it is tried no more by itself, and can still be paid by hand.
+
+        Raises:
+            NotFound: there is no such invoice.
+            Conflict: it is paid, void, or being paid.
+        """
+        invoice = write_off(self.till, invoice_id, actor=actor, reason=reason)
+        record = self._unresolved(COLLECT, invoice_id)
+        if record is not None:
+            resolve(self.errors, record.id, actor=actor, note="the invoice was given up", clock=self.clock)
+        return invoice
 
     def refund(self, payment_id: str, *, refund_id: str, amount: Decimal | None, reason: str, actor: str) -> Refund:
         """Give some of a payment back, or all that is left; the refund, which is pending while it is tried again.

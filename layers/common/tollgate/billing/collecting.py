@@ -32,7 +32,7 @@ from tollgate.billing.wallet import EntryType, Posting, Wallet, post, top_up_due
 from tollgate.kernel.errors import Conflict, NotFound, Unavailable
 from tollgate.kernel.ids import derived_id
 
-__all__ = ["ask", "collect", "give_up", "invoice_payments", "stop_top_up", "top_up", "void"]
+__all__ = ["ask", "collect", "give_up", "invoice_payments", "stop_top_up", "top_up", "void", "write_off"]
 
 COLLECTOR: Final = "collecting"
 """The actor of what collecting does to an invoice."""
@@ -305,15 +305,29 @@ def void(till: Till, invoice_id: str, *, actor: str, reason: str) -> Invoice:
         NotFound: there is no such invoice.
         Conflict: it is paid, or being paid.
     """
+    invoice = _moved(till, invoice_id, InvoiceStatus.VOID, actor, reason)
+    till.on_settled(invoice)
+    return invoice
+
+
+def write_off(till: Till, invoice_id: str, *, actor: str, reason: str) -> Invoice:
+    """Give an invoice up: it is owed, and may be paid, but is tried no more. One that is so already is left as it is.
+
+    Raises:
+        NotFound: there is no such invoice.
+        Conflict: it is paid, void, or being paid.
+    """
+    return _moved(till, invoice_id, InvoiceStatus.UNCOLLECTIBLE, actor, reason)
+
+
+def _moved(till: Till, invoice_id: str, status: InvoiceStatus, actor: str, reason: str) -> Invoice:
     for _ in range(TRIES):
         invoice = existing_invoice(till, invoice_id)
-        if invoice.status is not InvoiceStatus.VOID:
-            withdrawn = move(invoice, InvoiceStatus.VOID, at=till.clock(), actor=actor, reason=reason)
-            if not till.payments.write(withdrawn):
-                continue
-            invoice = withdrawn
-        till.on_settled(invoice)
-        return invoice
+        if invoice.status is status:
+            return invoice
+        after = move(invoice, status, at=till.clock(), actor=actor, reason=reason)
+        if till.payments.write(after):
+            return after
     raise _busy(f"invoice {invoice_id}")
 
 

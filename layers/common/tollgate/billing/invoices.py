@@ -215,10 +215,10 @@ def move(invoice: Invoice, status: InvoiceStatus, *, at: datetime, actor: str, r
     """The invoice in another status, with the change in its history.
 
     Raises:
-        Conflict: the status cannot follow; or it is being paid, and so cannot be void.
+        Conflict: the status cannot follow; or it is being paid, and so can be neither void nor given up.
     """
     require_transition(invoice, status)
-    if status is InvoiceStatus.VOID and invoice.payment is not None:
+    if status in {InvoiceStatus.VOID, InvoiceStatus.UNCOLLECTIBLE} and invoice.payment is not None:
         raise Conflict(f"The payment {invoice.payment} of the invoice {invoice.id} is under way.")
     entry = Transition(at, invoice.status, status, actor, reason)
     return replace(invoice, status=status, history=(*invoice.history, entry), revision=invoice.revision + 1)

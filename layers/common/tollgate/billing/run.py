@@ -394,5 +394,6 @@ def recovered(billing: Billing, subscription_id: str) -> None:
 
 
 def _past_due(billing: Billing, subscription_id: str) -> bool:
-    found, _ = billing.invoices.list(subscription=subscription_id, status=InvoiceStatus.PAST_DUE, limit=1)
-    return bool(found)
+    """Whether an invoice is past due, or has been given up."""
+    unpaid = (InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE)
+    return any(billing.invoices.list(subscription=subscription_id, status=one, limit=1)[0] for one in unpaid)

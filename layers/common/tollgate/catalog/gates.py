@@ -157,12 +157,14 @@ def _term(term: Term) -> list[Any]:
 
 
 def _changes(subscription: Subscription) -> list[Any]:
-    """What few subscriptions have: when the trial ends and the subscription, as what; and what it was before."""
-    trial, end = subscription.trial_ends_at, subscription.ends_at
+    """What few subscriptions have: when the trial ends and the subscription, as what; and other calendars before."""
+    trial, end, earlier = subscription.trial_ends_at, subscription.ends_at, subscription.earlier
+    anchors = [*(one.anchor for one in earlier[1:]), subscription.anchor]
+    calendars = [one for one, anchor in zip(earlier, anchors, strict=False) if one.anchor != anchor]
     return [
         trial and _microseconds(trial),
         end and [_microseconds(end), subscription.ends_as.value],
-        [stretch_to_list(one) for one in subscription.earlier],
+        [stretch_to_list(one) for one in calendars],
     ]
 
 

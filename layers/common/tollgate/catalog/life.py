@@ -76,6 +76,9 @@ TRANSITIONS: Final[Mapping[_Status, frozenset[_Status]]] = {
 LATEST_EVENT: Final = timedelta(days=35, hours=1)
 """After an instant has passed so long ago, no event of it can be counted any more."""
 
+MAX_CHANGES: Final = 100
+"""Of plan, in twice the time that events may be late: the snapshot of a customer has them all, and is one item."""
+
 _INSTANT: Final = timedelta(microseconds=1)
 
 
@@ -387,6 +390,8 @@ def _on_plan(life: Life, plan: str, version: int, unit: BillingPeriod, at: datet
     until = Stretch(at, before.plan, before.plan_version, before.anchor, before.billing_period)
     needed = min(at, life.standing.billed_until or before.starts_at) - 2 * LATEST_EVENT
     kept = tuple(one for one in before.earlier if one.until > needed)
+    if len(kept) >= MAX_CHANGES:
+        raise Conflict(f"The plan of {before.id} was changed {MAX_CHANGES} times of late: no more for now.")
     restarts = unit != before.billing_period and at >= before.anchor
     return replace(
         before,
