@@ -15,12 +15,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate, pairwise
 from typing import Any, Final, TypeVar
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.time import format_time, parse_time
 from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, identify
 

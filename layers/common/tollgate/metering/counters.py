@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Final
 
 from aws_lambda_powertools.logging import Logger
 
 from tollgate.catalog.model import Aggregation
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS, Failure, failure_of
 from tollgate.kernel.errors import Unavailable
 from tollgate.metering.counting import Step, close_counter, count_events, settle_adjustment

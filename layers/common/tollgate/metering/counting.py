@@ -6,12 +6,13 @@ of the ids; other ones replace the head, which must be exactly the one known, an
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
 from tollgate.catalog.model import Aggregation
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.model import (

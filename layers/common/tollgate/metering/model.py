@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from tollgate.catalog.model import Aggregation, Rate
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.kernel.time import from_epoch_ms
 

@@ -2,7 +2,6 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any, Final, Protocol
@@ -22,6 +21,7 @@ from tollgate.catalog.model import (
     Threshold,
 )
 from tollgate.catalog.periods import Period, local_hour
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.metering.alerts import Announcer, Reached, reached
 from tollgate.metering.model import (
     MAX_AGE,

@@ -21,7 +21,6 @@ them is decided by the condition alone; nothing read before needs to be true.
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -33,6 +32,7 @@ from pynamodb.expressions.condition import Condition
 from tollgate.catalog.model import Aggregation, RateAlgorithm
 from tollgate.catalog.periods import Period
 from tollgate.catalog.snapshots import Published
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.dynamodb import DecimalAttribute, UsageTable, connect
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.money import EXACT

@@ -3,11 +3,12 @@
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from json import dumps
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock
