@@ -45,7 +45,7 @@ from tollgate.metering.schema import (
     USAGE_SCHEMA,
     read_events,
 )
-from tollgate.metering.service import Memory, Result, ingest, results_to_dict
+from tollgate.metering.service import Memory, Result, ingest, results_to_json
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import read_usage, usage_to_dict
 from tollgate.recovery.invocation import invocation
@@ -103,7 +103,8 @@ def post_events() -> Response[str]:
         for message in messages(events, system_clock()):
             enqueue(message)
         return json_response({"queued": len(events)}, 202, {"Preference-Applied": "respond-async"})
-    return json_response(results_to_dict(counted(events, system_clock(), time_left(app.lambda_context))))
+    results = counted(events, system_clock(), time_left(app.lambda_context))
+    return Response(200, "application/json", results_to_json(results))
 
 
 @app.endpoint(

@@ -2,7 +2,7 @@
 
 A context's store.py derives one model per kind of item from the base of its table. PynamoDB makes a
 botocore client (some 100 ms) per model class that has no connection to inherit, so `connect` makes the
-base's first. The private parts of PynamoDB that we lean on are named in this file only.
+base's first. The private parts of PynamoDB that we lean on are named in this file only, those of botocore in calls.py.
 """
 
 import os
@@ -24,6 +24,7 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
+from tollgate.kernel.calls import make_lean
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.settings import table_name
 
@@ -168,6 +169,7 @@ def connect(table: type[Model]) -> Connection:
         if "AWS_ACCESS_KEY_ID" in os.environ:
             # As on Lambda. They come first anyway, but all other providers would be made beside them.
             connection.session.register_component("credential_provider", CredentialResolver([EnvProvider()]))
+        make_lean(connection.client)
     return connection
 
 

@@ -117,7 +117,8 @@ class _Way:
 
 def _accepted(counts: Sequence[Count], step: Step) -> tuple[Count, ...]:
     """The events that a step counts: of others the archive is to keep nothing by this revision."""
-    return tuple(count for count, outcome in zip(counts, step.outcomes, strict=False) if outcome is Outcome.ACCEPTED)
+    accepted = Outcome.ACCEPTED
+    return tuple([count for count, outcome in zip(counts, step.outcomes, strict=False) if outcome is accepted])
 
 
 class SeriesCounters(ABC):
