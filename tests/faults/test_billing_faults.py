@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -12,7 +14,7 @@ import pytest
 
 from tests.faults.books import Books
 from tests.faults.chaos import Chaos, Killed, Weather
-from tollgate.billing.invoices import Invoice, InvoiceStatus
+from tollgate.billing.invoices import Invoice, InvoiceStatus, move
 from tollgate.billing.run import bill
 from tollgate.catalog.life import When
 from tollgate.kernel.errors import Conflict, Unavailable
@@ -221,6 +223,35 @@ def test_several_runs_at_once_invoice_each_period_once(database: Engine) -> None
     for name in names:
         assert books.balance(name) == D("38.00")
         assert [one.status for one in books.all_invoices(name)] == [InvoiceStatus.PAID] * 2
+
+
+def test_numbers_have_no_gap_whatever_is_struck(database: Engine) -> None:
+    """Conflicts at the counter are waited out, and a lost answer gives no second number."""
+    books = at_the_end_of_january(database)
+    books.bill("ada")
+    drafts = [
+        replace(books.all_invoices()[0], id=f"inv_{number}", number=None, status=InvoiceStatus.DRAFT, revision=0)
+        for number in range(24)
+    ]
+    for one in drafts:
+        assert books.invoices.write(one)
+    weather = Weather(lost_answers=0.1, conflicts=0.2, throttles=0.1)
+    chaos = Chaos(Random(5), books.pauses, [weather])  # noqa: S311  dice
+
+    def opened(draft: Invoice) -> str | None:
+        after = move(draft, InvoiceStatus.OPEN, at=books.now, actor="system", reason="billed")
+        for _ in range(50):
+            with suppress(Unavailable):
+                found = books.invoices.open(after)
+                return found.number if found else None
+        return pytest.fail("it never opened")
+
+    with database.hooked(chaos.before, chaos.after), ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(opened, drafts))
+    assert chaos.struck > 10
+    stored = [books.invoices.get(one.id) for one in drafts]
+    assert sorted(one.number for one in stored if one and one.number) == [f"INV-{n:06d}" for n in range(3, 27)]
+    assert all(number in {None, one.number} for number, one in zip(numbers, stored, strict=True) if one)
 
 
 def test_two_changes_at_once_are_one_after_the_other(database: Engine) -> None:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import ModuleType, SimpleNamespace
@@ -80,6 +80,20 @@ def test_a_run_bills_what_it_has_time_for_and_leaves_the_rest_to_the_queue() -> 
     found = runs.run("run_1")
     assert found is not None
     assert progress_to_dict(progress(found, runs))["status"] == "done"
+
+
+def test_messages_are_sent_while_more_is_looked_for() -> None:
+    """A run that dies has sent what it had found."""
+    queue = Queue()
+
+    def due() -> Iterator[str]:
+        yield from (f"sub-{number}" for number in range(250))
+        assert len(queue.messages) == 200
+        raise Unavailable("the index cannot be read")
+
+    with pytest.raises(Unavailable):
+        carry_out(RUN, runs=DynamoRuns(), due=due(), bill=billed, send=queue.send, has_time=lambda: False)
+    assert [message.subscription for message in queue.messages] == [f"sub-{number}" for number in range(200)]
 
 
 def test_what_is_billed_in_parts_is_counted_as_one() -> None:

@@ -87,7 +87,7 @@ class DynamoInvoices:
         """Write an invoice in its next revision, and other items with it; False when another writer was first."""
         return write_all([invoice_write(after), *also])
 
-    def open(self, after: Invoice, also: Sequence[Write] = ()) -> Invoice | None:
+    def open(self, after: Invoice) -> Invoice | None:
         """Write an invoice in its next revision with the next number; None when another writer was first.
 
         The number is counted in the same transaction: one that is given is that of an invoice, and none is left out.
@@ -95,17 +95,21 @@ class DynamoInvoices:
         Raises:
             Unavailable: others kept taking the next number.
         """
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             given = _given()
             same: Condition = NumbersItem.given == given if given else NumbersItem.pk.does_not_exist()
             numbered = replace(after, number=invoice_number(given + 1))
             counter = NumbersItem("NUMBERS", "INVOICE", given=given + 1)
-            if write_all([invoice_write(numbered), (counter, same), *also]):
+            try:
+                is_written = write_all([invoice_write(numbered), (counter, same)])
+            except Unavailable:  # it may have been written all the same
+                if attempt == _TRIES - 1:
+                    raise
+                is_written = self.get(after.id) == numbered
+            if is_written:
                 return numbered
             found = self.get(after.id)
             if found is None or found.revision != after.revision - 1:
-                return None
-            if _given() == given:  # so it is one of the others that was not as it should be
                 return None
             time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311  spreads writers, guards nothing
         raise Unavailable("Many invoices are being opened now; send the request again.")

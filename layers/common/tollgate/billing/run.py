@@ -50,8 +50,8 @@ from tollgate.metering.service import Counters
 
 __all__ = ["Billed", "Billing", "Collect", "Invoices", "StandingWrite", "bill", "fall_due", "recovered", "upcoming"]
 
-_TRIES: Final = 1_000
-"""Steps of one subscription in one call: some hundred periods that were missed, and races."""
+_TRIES: Final = 50
+"""Steps that come to nothing because others are at work, before that is told."""
 
 Collect = Callable[[Invoice], None]
 """Has an open invoice paid, or the customer credited where its total is below zero; or writes down that it failed.
@@ -72,8 +72,8 @@ class Invoices(Protocol):
     def write(self, after: Invoice, also: Sequence[Any] = ()) -> bool:
         """Write an invoice in its next revision, and other items with it; False when another writer was first."""
 
-    def open(self, after: Invoice, also: Sequence[Any] = ()) -> Invoice | None:
-        """The same with the next number; None when another writer was first."""
+    def open(self, after: Invoice) -> Invoice | None:
+        """Write an invoice in its next revision with the next number; None when another writer was first."""
 
     def list(
         self,
@@ -132,23 +132,22 @@ def bill(
         Conflict: others kept changing it.
         Unavailable: the database is busy; the same call may be made again.
     """
-    done = Billed([])
-    for _ in range(_TRIES):
+    done, seen, without_progress = Billed([]), -1, 0
+    while without_progress < _TRIES:
         life = find_life(billing.lives, subscription_id)
-        if life.standing.invoice is not None:
-            _finish(billing, life, life.standing.invoice)
-            continue
+        without_progress = without_progress + 1 if life.standing.revision == seen else 0
+        seen = life.standing.revision
         due = due_at(life)
-        if due is None or due > as_of:
+        if life.standing.invoice is None and (due is None or due > as_of):
             return done
         if time_left() < _SECONDS_A_PERIOD:
             done.is_done = False
             return done
-        if _catch_up(billing, life, due):
-            continue
-        drafted = _close(billing, life)
-        if drafted is not None:
-            done.invoices.append(drafted.id)
+        if life.standing.invoice is not None:
+            _finish(billing, life, life.standing.invoice)
+        elif due is not None and not _catch_up(billing, life, due):
+            drafted = _close(billing, life)
+            done.invoices += [drafted.id] if drafted is not None else []
     raise Conflict(f"Others are changing the subscription {subscription_id} now; send the request again.")
 
 

@@ -37,6 +37,9 @@ BILL_SUBSCRIPTION: Final = "bill_subscription"
 _SHOWN: Final = 100
 """Failures that a summary names."""
 
+_SENT_TOGETHER: Final = 100
+"""Messages that are sent before more is looked for: what was sent is billed whatever becomes of the run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -146,6 +149,9 @@ def carry_out(
             runs.record(run.id, result)
         if result is None or not result.is_done:
             waiting.append(Message(name, run.as_of, run.id))
+        if len(waiting) == _SENT_TOGETHER:
+            send(waiting)
+            waiting = []
     done = replace(run, found=found)
     runs.found(done)
     send(waiting)

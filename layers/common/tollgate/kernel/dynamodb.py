@@ -26,6 +26,7 @@ from pynamodb.transactions import TransactWrite
 
 from tollgate.kernel.calls import make_lean
 from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.money import format_decimal
 from tollgate.kernel.settings import table_name
 
 __all__ = [
@@ -153,8 +154,8 @@ class DecimalAttribute(Attribute[Decimal]):
     attr_type = NUMBER
 
     def serialize(self, value: Decimal) -> str:
-        """Write all digits, with no exponent."""
-        return f"{value:f}"
+        """Write all digits, with no exponent; and no zeros at the end, which DynamoDB drops."""
+        return format_decimal(value)
 
     def deserialize(self, value: str) -> Decimal:
         """Read all digits."""
