@@ -1,5 +1,6 @@
 """Moving money as operations: written down before it begins, tried again by its strategy, a person's in the end."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from itertools import count
@@ -12,6 +13,7 @@ from tests.faults.till import DECLINED, LACKING, Seller
 from tests.unit.fakes_recovery import MemoryRecovery, Retries
 from tollgate.billing.cashier import Cashier
 from tollgate.billing.collecting import invoice_payments, void
+from tollgate.billing.invoices import Invoice
 from tollgate.billing.payments import Decline, DeclineKind, PaymentStatus
 from tollgate.kernel.errors import Conflict, NotFound, PaymentFailed, Unavailable
 from tollgate.recovery.model import UNRESOLVED, ErrorRecord, ErrorType, Outcome
@@ -167,6 +169,23 @@ def test_a_charge_whose_answer_was_lost_is_asked_for_and_not_repeated(office: Of
     office.sweep()
     assert (office.record.status, office.seller.status("inv-1")) == (Record.RESOLVED, "paid")
     assert (office.seller.bank.calls["charge"], office.seller.bank.total) == (1, D(20))
+
+
+def test_whoever_must_know_of_a_payment_is_told_again_until_that_has_worked(office: Office) -> None:
+    """As a subscription that others are changing just then; the customer is charged once."""
+    told: list[str] = []
+
+    def tell(invoice: Invoice) -> None:
+        told.append(invoice.id)
+        if len(told) == 1:
+            raise Conflict("others are changing the subscription")
+
+    office.seller.till = replace(office.seller.till, on_settled=tell)
+    office.seller.deposit("d-1", "50.00")
+    office.bill("inv-1")
+    assert (office.seller.status("inv-1"), office.record.status) == ("paid", Record.PENDING)
+    office.sweep()
+    assert (told, office.record.status, office.seller.balance()) == (["inv-1"] * 2, Record.RESOLVED, D(30))
 
 
 def test_an_invoice_that_was_withdrawn_meanwhile_needs_nothing_more(office: Office) -> None:
