@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -56,10 +56,10 @@ else
 	$(IN)pytest -m stack
 endif
 
-faults:  ## the counter under faults: SEEDS=300 (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
+faults:  ## counter and ledger under faults: SEEDS (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev
 ifdef SEED
-	$(SEEDED)pytest tests/faults/test_random_faults.py
+	$(SEEDED)pytest tests/faults/test_random_faults.py tests/faults/test_recovery_stops.py tests/faults/test_recovery_weather.py -k "whatever or whenever or weather"
 else
 	$(SEEDED)pytest -n 2 tests/faults
 endif
@@ -71,6 +71,10 @@ bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="
 bench-entitlements:  ## what deciding costs: requests, units, CPU, cold start (ARGS="requests cold": parts)
 	$(BOOTSTRAP) dev sam
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.entitlements $(ARGS)
+
+bench-recovery:  ## what a failed operation costs: requests and units (ARGS="one sweeps": parts)
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.recovery $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

@@ -30,7 +30,7 @@ from tools.engine import Call, engine
 
 __all__ = ["Cpu", "measure", "profile", "requests_of"]
 
-_ROUNDS: Final = 7
+_ROUNDS: Final = 15
 _WARM: Final = 3
 _MEASURED: Final = {1: 60, 10: 40, 100: 20, 500: 10}
 _LINES: Final = 45

@@ -125,7 +125,7 @@ def show_cold(report: Report) -> None:
     base = times["import boto3; boto3.client"]
     report.hold("cold start in that of boto3's client", times["the entitlements function"] / base, COLD_START)
     report.table(
-        "Cold start: CPU of import and client, milliseconds, the median of 15",
+        "Cold start: CPU of import and client, milliseconds, the best of 15",
         ("", "ms", "times"),
         [[name, f"{seconds * 1e3:.0f}", f"{seconds / base:.2f}"] for name, seconds in times.items()],
         [f"the layer is {size / (1 << 20):.1f} MB zipped; {uncompiled} of its modules are not compiled"],

@@ -152,7 +152,7 @@ def show_cpu(report: Report) -> None:
             rows.append([f"{size}, {name}", f"{cpu.path * 1e6:.1f}", f"{cpu.loads * 1e6:.2f}", ratio])
     body, _ = Sender(START).request(["customer"], 100, RATE)
     report.table(
-        "CPU per event, the database taken out: microseconds, the best of 7",
+        "CPU per event, the database taken out: microseconds, the best of 15",
         ["batches of", "body to answer", "json.loads", "times"],
         rows,
         [f"{len(body) / 100:.0f} bytes an event; from the text of the body to the text of the answer"],

@@ -15,7 +15,7 @@ from tollgate.catalog.service import subscribe_many
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.schema import read_events
-from tollgate.metering.service import Memory, ingest, results_to_dict
+from tollgate.metering.service import Memory, ingest, results_to_json
 from tollgate.metering.store import DynamoCounters
 from tools.engine import Call, Engine
 
@@ -120,7 +120,7 @@ class Function:
             time_left=lambda: _SECONDS_LEFT,
             memory=self._memory,
         )
-        return json.dumps(results_to_dict(results), separators=(",", ":"))
+        return results_to_json(results)
 
     def count(self, body: str, now: datetime) -> None:
         """The same, where all events are new.

@@ -4,6 +4,8 @@ Every request passes, with the key's id and scopes beside it, or with nothing: t
 scopes and answer 401 and 403 as problem documents, which API Gateway itself cannot (docs/decisions.md).
 """
 
+from tollgate.kernel.startup import started
+
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
@@ -27,3 +29,6 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         return {"isAuthorized": True, "context": {"unavailable": "true"}}
     context = {"key_id": key.id, "scopes": " ".join(key.scopes)} if key else {}
     return {"isAuthorized": True, "context": context}
+
+
+started()

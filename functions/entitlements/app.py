@@ -1,5 +1,7 @@
 """May this customer do this now? Check, consume, reserve."""
 
+from tollgate.kernel.startup import started
+
 from http import HTTPStatus
 from typing import Any
 
@@ -147,3 +149,6 @@ def evaluate_all() -> Response[str]:
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Entry point of the Lambda function."""
     return app.handle(event, context)
+
+
+started()

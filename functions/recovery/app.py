@@ -86,7 +86,7 @@ def get_report() -> Response[str]:
 def retry_errors(body: schema.ErrorsBody) -> Response[str]:
     """Those that wait for a person get one try more."""
     again = partial(service.retry, store, actor=actor(body.actor), note=body.note, clock=system_clock, retries=retries)
-    return change_all(body, lambda record: again(record.id), Status.PENDING)
+    return change_all(body, lambda record: again(record.id, revision=record.revision), Status.PENDING)
 
 
 @app.endpoint(
@@ -99,7 +99,7 @@ def retry_errors(body: schema.ErrorsBody) -> Response[str]:
 def discard_errors(body: schema.ErrorsBody) -> Response[str]:
     """They stay in the ledger, and are never tried again."""
     discard = partial(intervene, to=Status.DISCARDED, body=body)
-    return change_all(body, lambda record: discard(record.id), Status.DISCARDED)
+    return change_all(body, lambda record: discard(record.id, revision=record.revision), Status.DISCARDED)
 
 
 @app.endpoint(
@@ -177,9 +177,12 @@ def escalate_error(error: Name, body: schema.NoteBody) -> Response[str]:
     return json_response(schema.error_view(intervene(error, to=Status.MANUAL, body=body)))
 
 
-def intervene(error: str, *, to: Status, body: schema.NoteBody | schema.ErrorsBody) -> ErrorRecord:
+def intervene(
+    error: str, *, to: Status, body: schema.NoteBody | schema.ErrorsBody, revision: int | None = None
+) -> ErrorRecord:
     """Change one record as a person says."""
-    return service.intervene(store, error, to, actor=actor(body.actor), note=body.note, clock=system_clock)
+    by = actor(body.actor)
+    return service.intervene(store, error, to, actor=by, note=body.note, clock=system_clock, revision=revision)
 
 
 def change_all(body: schema.ErrorsBody, change: Any, to: Status) -> Response[str]:

@@ -1,13 +1,14 @@
 """Events in, counted exactly once; usage out."""
 
+from tollgate.kernel.startup import started
+
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
-import boto3
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
@@ -44,7 +45,7 @@ from tollgate.metering.schema import (
     USAGE_SCHEMA,
     read_events,
 )
-from tollgate.metering.service import Memory, Result, ingest, results_to_dict
+from tollgate.metering.service import Memory, Result, ingest, results_to_json
 from tollgate.metering.store import DynamoCounters
 from tollgate.metering.usage import read_usage, usage_to_dict
 from tollgate.recovery.invocation import invocation
@@ -52,6 +53,9 @@ from tollgate.recovery.model import ErrorType
 from tollgate.recovery.service import record_error, resolve
 from tollgate.recovery.store import DynamoRecovery
 from tollgate.recovery.strategies import Policy, Strategy
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
 
 logger = Logger()
 app = App(validate=False)
@@ -61,8 +65,18 @@ archive = DynamoArchive()
 counters = DynamoCounters(archive)
 memory = Memory()
 errors = DynamoRecovery()
-sqs = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
-announcer = QueueAnnouncer(lambda: sqs, required("ALERTS_QUEUE_URL"))
+
+
+@cache
+def sqs() -> "SQSClient":
+    """The queues' client, which only a request needs that is to be queued, or that reaches a threshold."""
+    import boto3  # after the cold start
+
+    client: SQSClient = boto3.client("sqs", config=Config(connect_timeout=1, read_timeout=3))
+    return client
+
+
+announcer = QueueAnnouncer(sqs, required("ALERTS_QUEUE_URL"))
 
 
 @app.endpoint(
@@ -89,7 +103,8 @@ def post_events() -> Response[str]:
         for message in messages(events, system_clock()):
             enqueue(message)
         return json_response({"queued": len(events)}, 202, {"Preference-Applied": "respond-async"})
-    return json_response(results_to_dict(counted(events, system_clock(), time_left(app.lambda_context))))
+    results = counted(events, system_clock(), time_left(app.lambda_context))
+    return Response(200, "application/json", results_to_json(results))
 
 
 @app.endpoint(
@@ -173,7 +188,7 @@ def get_events(customer: str) -> Response[str]:
 def enqueue(message: str) -> None:
     """Put a message into the events queue; should a later one fail, the whole request may be sent again."""
     try:
-        sqs.send_message(QueueUrl=os.environ["EVENTS_QUEUE_URL"], MessageBody=message)
+        sqs().send_message(QueueUrl=os.environ["EVENTS_QUEUE_URL"], MessageBody=message)
     except (BotoCoreError, ClientError):
         logger.exception("a message could not be queued")
         raise Unavailable("The events could not be queued; send the request again.") from None
@@ -244,3 +259,6 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     if "Records" in event:
         return dict(process_partial_response(event, count_message, batches, context))
     return app.handle(event, context)
+
+
+started()

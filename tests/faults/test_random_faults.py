@@ -26,6 +26,8 @@ WEATHERS = (
     Weather(lost_answers=0.5, lost_requests=0.2),
 )
 INTERLOPERS = 0.08
+AFTER_A_TRANSACTION = 0.3
+"""The share of calls before which another process delivers something; of those that follow a transaction, more."""
 DEEPEST = 2
 ARCHIVED = 0.35
 LARGE = 10**35
@@ -50,10 +52,11 @@ class Run:
         self.queue = deque(self._messages(list(self._events())))
         self.under_way: list[Sequence[Sent]] = []
         self.dead: list[bool] = []  # whether the process has ended that delivers it
+        self.transacted = False  # whether the last call was a transaction
 
     def _events(self) -> Iterator[Sent]:
         customers = ["ada", "bob"][: self.dice.choice([1, 1, 2])]
-        for number in range(self.dice.choice([8, 30, 60])):
+        for number in range(self.dice.choice([8, 30, 60, 150])):
             quantity = Decimal(self.dice.choice(["1", "3E-18", f"{self.dice.randrange(LARGE)}E-18"]))
             minutes = self.dice.choice([0, 0, 1, self.dice.uniform(0, 240)])
             way = self.dice.random()
@@ -100,7 +103,8 @@ class Run:
         """Strike a call before it is made; perhaps another process comes first, perhaps with the same message."""
         if self.dead[-1]:
             raise Killed
-        if len(self.dead) <= DEEPEST and self.dice.random() < INTERLOPERS:
+        share = AFTER_A_TRANSACTION if self.transacted else INTERLOPERS
+        if len(self.dead) <= DEEPEST and self.dice.random() < share:
             same = not self.queue or self.dice.random() < 0.5
             self.deliver(self.under_way[-1] if same else self.queue.popleft())
         try:
@@ -111,6 +115,7 @@ class Run:
 
     def after(self, call: Call) -> None:
         """Strike a call after it is made."""
+        self.transacted = call.operation == "TransactWriteItems"
         try:
             self.chaos.after(call)
         except Killed:

@@ -28,7 +28,7 @@ def test_every_module_is_compiled_and_the_layer_is_small(layer: Layer) -> None:
     assert flags == 0b01, "not compiled with unchecked hashes: zip files change times"
 
 
-def test_a_cold_start_is_that_of_its_libraries(layer: Layer) -> None:
-    """As a ratio within the run, with a margin: docs/benchmarks.md has the measurement."""
-    times = cold_starts(layer, times=5)
-    assert times["the entitlements function"] < 2 * times["import boto3; boto3.client"]
+def test_a_cold_start_costs_less_than_a_client_of_boto3(layer: Layer) -> None:
+    """As a ratio within the run: 0.8 is the limit of docs/benchmarks.md, and the rest a margin for a busy machine."""
+    times = cold_starts(layer, times=7)
+    assert times["the entitlements function"] < 0.9 * times["import boto3; boto3.client"]

@@ -3,7 +3,6 @@
 import random
 import string
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.fakes_archive import PERIOD, archived_count
 from tollgate.catalog.model import Aggregation
@@ -122,10 +122,34 @@ def test_events_that_are_exactly_an_hour_apart_share_no_chunk() -> None:
 
 def test_a_blob_of_a_later_version_or_a_damaged_one_is_refused() -> None:
     """Not read as something else."""
-    [chunk] = chunks(batch(archived_count("e")))
-    for blob, why in ((b"\x02" + chunk.blob[1:], "version 02"), (chunk.blob[:-4], "damaged"), (b"", "version")):
-        with pytest.raises(ValueError, match=why):
-            unpack(blob, chunk.counter)
+    for sent in ([archived_count("e")], [archived_count(str(uuid.UUID(int=n))) for n in range(3)]):
+        [chunk] = chunks(batch(*sent))
+        damaged = (chunk.blob[:-4], chunk.blob[:20], chunk.blob + b"more", chunk.blob[:1] + chunk.blob[5:])
+        for blob, why in (
+            (b"\x02" + chunk.blob[1:], "version 02"),
+            (b"", "version"),
+            *((one, "damaged") for one in damaged),
+        ):
+            with pytest.raises(ValueError, match=why):
+                unpack(blob, chunk.counter)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "0192D3A4-5B6C-7D8E-9F00-112233445566",
+        "0192d3a45b6c-7d8e-9f00-1122-33445566",
+        "0192d3a4-5b6c-7d8e-9f00-11223344556g",
+        "0192d3a4-5b6c-7d8e-9f00-1122 3344556",
+        "----------------0192d3a4-5b6c7d8e9f0",
+        "0192d3a4.5b6c.7d8e.9f00.112233445566",
+    ],
+)
+def test_ids_that_only_resemble_uuids_come_out_as_they_went_in(other: str) -> None:
+    """In capitals, with other hyphens, or with no hexadecimal digit somewhere."""
+    sent = [archived_count("0192d3a4-5b6c-7d8e-9f00-112233445566"), archived_count(other)]
+    [chunk] = chunks(batch(*sent))
+    assert {count.event.id for count in unpack(chunk.blob, chunk.counter)} == {count.event.id for count in sent}
 
 
 def test_a_counter_is_read_back_from_its_name() -> None:

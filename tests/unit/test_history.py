@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.unit.fakes_archive import FakeArchive, archived_count
 from tests.unit.fakes_metering import FakeCounters, FakeDirectory
@@ -177,7 +178,7 @@ def test_an_event_is_found_whatever_it_is_deduplicated_by(world: World, scope: S
     """With no time of its own, by that of its receipt."""
     told = scope is not Scope.RECEIPT
     until = NOW + timedelta(days=35) if scope is Scope.ID else None
-    world.count(replace(event(scope=scope, told=told), until=until))
+    world.count(structs.replace(event(scope=scope, told=told), until=until))
     shown = world.explain("e1")
     assert (shown["outcome"], shown["time"]) == ("counted", "2026-01-20T11:00:00Z")
 

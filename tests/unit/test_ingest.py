@@ -1,11 +1,13 @@
 """Where an event counts, and why it does not."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.unit.fakes_metering import FakeCounters, FakeDirectory
 from tollgate.catalog.model import (
@@ -24,7 +26,7 @@ from tollgate.catalog.model import (
 from tollgate.catalog.periods import Interval
 from tollgate.kernel.errors import InvalidInput, NotFound
 from tollgate.metering.model import Event, Rejection, Tally, time_of_id
-from tollgate.metering.service import Result, ingest, results_to_dict
+from tollgate.metering.service import Result, ingest, results_to_json
 from tollgate.metering.usage import Granularity, Usage, read_usage
 
 NOW = datetime(2026, 3, 20, 12, 7, tzinfo=UTC)
@@ -99,7 +101,7 @@ def test_an_event_that_cannot_count_is_rejected_with_its_reason_and_its_neighbou
 ) -> None:
     """Its place in the answer is its place in the request."""
     desk = Desk()
-    answer = results_to_dict(desk.send(event("before"), sent, event("after")))
+    answer = json.loads(results_to_json(desk.send(event("before"), sent, event("after"))))
     assert [result["status"] for result in answer["results"]] == ["accepted", "rejected", "accepted"]
     assert answer["results"][1]["reason"] == reason
     assert answer["results"][1]["detail"]
@@ -157,7 +159,7 @@ def test_an_event_sent_with_the_time_that_its_id_carries_is_the_same_as_without(
     desk = Desk()
     sent = event("019CF5E2-79B0-7CC3-98C4-DC0C0C07398F", time=None)
     desk.send(sent)
-    assert desk.send(replace(sent, time=time_of_id(sent.id)))[0].status == "duplicate"
+    assert desk.send(structs.replace(sent, time=time_of_id(sent.id)))[0].status == "duplicate"
 
 
 def test_of_two_events_with_one_id_the_first_of_the_request_counts() -> None:
@@ -173,9 +175,9 @@ def test_a_feature_deduplicated_by_id_takes_an_id_once_whatever_the_time_says() 
     sent = event(feature="orders")
     assert desk.send(sent)[0].status == "accepted"
     desk.now += timedelta(days=34)
-    resent = replace(sent, time=desk.now)
-    assert desk.send(resent, replace(resent, quantity=Decimal(2)))[0].status == "duplicate"
-    assert desk.send(replace(resent, quantity=Decimal(2)))[0].status == "conflict"
+    resent = structs.replace(sent, time=desk.now)
+    assert desk.send(resent, structs.replace(resent, quantity=Decimal(2)))[0].status == "duplicate"
+    assert desk.send(structs.replace(resent, quantity=Decimal(2)))[0].status == "conflict"
 
 
 def test_the_same_event_with_its_numbers_written_otherwise_is_a_duplicate() -> None:

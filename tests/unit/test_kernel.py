@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tollgate.kernel import errors
 from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, MethodNotAllowed, TollgateError, Unavailable
 from tollgate.kernel.ids import derived_id, is_id, new_id
-from tollgate.kernel.json import MAX_DEPTH, read_json
+from tollgate.kernel.json import MAX_DEPTH, canonical_json, read_json, write_json
 from tollgate.kernel.money import EXACT, exponent, format_decimal, parse_decimal, round_amount
 from tollgate.kernel.time import format_time, from_epoch_ms, parse_time, system_clock
 
@@ -256,17 +256,18 @@ def test_a_derived_id_is_always_the_same_for_its_key(key: str) -> None:
 # JSON
 
 
-@given(
-    st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(st.characters(exclude_categories=["Cs"])),
-        lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text(max_size=3), child, max_size=3),
-        max_leaves=8,
-    )
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text(max_size=3), child, max_size=3),
+    max_leaves=8,
 )
+
+
+@given(JSON_VALUES)
 def test_json_that_every_parser_reads_alike_is_read(value: Any) -> None:
     """Strictness costs no sound document anything, escaped or not."""
     assert read_json(json.dumps(value)) == value
@@ -317,6 +318,36 @@ def test_json_may_be_nested_to_the_limit_and_no_deeper(opens: str, closes: str) 
     read_json(nested(MAX_DEPTH))
     with pytest.raises(BadRequest, match="nested more than 32 deep"):
         read_json(nested(MAX_DEPTH + 1))
+
+
+@given(JSON_VALUES)
+def test_json_is_written_to_be_read_again_exactly(value: Any) -> None:
+    """With the types of its numbers and all their digits."""
+    assert repr(json.loads(write_json(value))) == repr(value)
+
+
+@given(JSON_VALUES, JSON_VALUES)
+def test_two_values_have_the_same_canonical_json_only_if_they_say_the_same(one: Any, other: Any) -> None:
+    """The order of keys says nothing; 1, 1.0 and true are three values."""
+
+    def said(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+    assert (canonical_json(one) == canonical_json(other)) is (said(one) == said(other))
+    assert canonical_json({"a": one, "b": other}) == canonical_json({"b": other, "a": one})
+
+
+@pytest.mark.parametrize("number", [10**18, 2**63, 2**64, 10**40, 10**4_299, -(10**40), 0.1, 1e22, 5e-324, -0.0])
+def test_no_number_is_too_large_to_be_written_exactly(number: float) -> None:
+    """As large as one may be read."""
+    assert repr(json.loads(write_json({"n": number}))) == repr({"n": number})
+    assert canonical_json(number) != canonical_json(number * 2 + 1)
+
+
+def test_half_a_surrogate_pair_is_written_as_an_escape() -> None:
+    """Headers may bring one, which no body does."""
+    assert write_json({"id": "\ud800"}) == b'{"id":"\\ud800"}'
+    assert canonical_json({"b": "\ud800", "a": 1}) == b'{"a":1,"b":"\\ud800"}'
 
 
 def test_the_key_in_a_refusal_is_cut_short() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.fakes_recovery import Clock, MemoryRecovery, Retries
-from tollgate.kernel.errors import Conflict, InvalidInput, NotFound
+from tollgate.kernel.errors import Conflict, InvalidInput, NotFound, TollgateError, Unavailable
 from tollgate.recovery.ledger import Filter
 from tollgate.recovery.model import ErrorRecord, ErrorType, Lease, Outcome, Status, claim
 from tollgate.recovery.operations import Operation
@@ -247,12 +247,15 @@ def test_a_bulk_change_goes_on_where_it_ended(many: MemoryRecovery, clock: Clock
     assert sum(record.status is Status.DISCARDED for record in many.records.values()) == 4
 
 
-def test_a_record_that_another_changes_first_is_skipped_and_named(many: MemoryRecovery, clock: Clock) -> None:
+@pytest.mark.parametrize("kind", [Conflict, Unavailable])
+def test_a_record_that_others_are_at_is_skipped_and_named(
+    many: MemoryRecovery, clock: Clock, kind: type[TollgateError]
+) -> None:
     """And the others are changed."""
 
     def change(record: ErrorRecord) -> None:
         if record.id == "bad_0":
-            raise Conflict("another writer changed it first")
+            raise kind("another writer is at it")
         intervene(many, record.id, Status.DISCARDED, actor="ann", note="so", clock=clock)
 
     done = change_all(
@@ -265,4 +268,25 @@ def test_a_record_that_another_changes_first_is_skipped_and_named(many: MemoryRe
         limit=10,
         time_left=lambda: True,
     )
-    assert (done.matched, done.changed, done.skipped) == (2, 1, {"bad_0": "another writer changed it first"})
+    assert (done.matched, done.changed, done.skipped) == (2, 1, {"bad_0": "another writer is at it"})
+
+
+@pytest.mark.parametrize("way", ["retry", "discard"])
+def test_a_bulk_change_leaves_what_has_changed_since_it_was_found(many: MemoryRecovery, clock: Clock, way: str) -> None:
+    """It may not be meant any more: somebody else has just had it tried again."""
+
+    def change(record: ErrorRecord) -> object:
+        if record.id == "bad_0":
+            retry(many, record.id, actor="ben", note="", clock=clock, retries=None)
+        if way == "retry":
+            return retry(many, record.id, actor="ann", note="", clock=clock, retries=None, revision=record.revision)
+        return intervene(
+            many, record.id, Status.DISCARDED, actor="ann", note="so", clock=clock, revision=record.revision
+        )
+
+    to = Status.PENDING if way == "retry" else Status.DISCARDED
+    done = change_all(
+        many, Filter(status=Status.MANUAL), change, to, dry_run=False, after=None, limit=10, time_left=lambda: True
+    )
+    assert (done.matched, done.changed, list(done.skipped)) == (2, 1, ["bad_0"])
+    assert many.records["bad_0"].history[-1].actor == "ben"

@@ -5,9 +5,9 @@ functions/authorizer); the scope of each route is held here, so that 401 and 403
 documents like all others. A route with no scope must be named open, and nothing else is.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Forbidden, Unauthenticated, Unavailable
 
 __all__ = ["SECURITY_SCHEME", "Caller", "caller_of", "require"]

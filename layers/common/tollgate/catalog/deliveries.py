@@ -10,13 +10,13 @@ arguments given again to `publish` or `deliver` try it again.
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tollgate.catalog.webhooks import MAX_WEBHOOKS, Webhook, Webhooks, disable_webhook
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.time import Clock
 from tollgate.kernel.webhooks import DeliveryFailed, Gone, send
 

@@ -8,7 +8,6 @@ with it: of two gates the one with the higher revision is the truth.
 import json
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -38,6 +37,7 @@ from tollgate.catalog.model import (
     threshold_to_dict,
 )
 from tollgate.catalog.periods import Interval
+from tollgate.kernel.dataclasses import dataclass
 
 __all__ = ["Gate", "Term", "gate_of", "read_gate", "ruling", "write_gate"]
 

@@ -7,10 +7,11 @@ the SHA-256 the record keeps. A secret of 256 random bits needs no slow hash.
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol, get_args
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.time import Clock

@@ -1,13 +1,14 @@
 """Features, plan versions, customers and subscriptions: values and the rules they keep. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
 from tollgate.catalog.periods import Interval, Period, period_at
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError
 from tollgate.kernel.money import format_decimal
 from tollgate.kernel.time import format_time, parse_time

@@ -13,15 +13,16 @@ So periods follow each other with no gap, no overlap and none of them empty.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import tzdata
 from dateutil.relativedelta import relativedelta
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput
 
 __all__ = ["Interval", "Period", "local_days_later", "local_hour", "period_at", "periods_between", "time_zone"]
@@ -115,7 +116,7 @@ def time_zone(name: str) -> ZoneInfo:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    return frozenset(files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
+    return frozenset(Path(tzdata.__file__).with_name("zones").read_text(encoding="ascii").split())
 
 
 class _Calendar:

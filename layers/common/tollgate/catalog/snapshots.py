@@ -7,7 +7,7 @@ then a feature whose gate was not reached keeps the terms it had.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from tollgate.catalog.model import (
     Threshold,
     override_faults,
 )
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.time import Clock
 

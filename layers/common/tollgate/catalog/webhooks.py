@@ -1,10 +1,11 @@
 """Webhooks of the deployment: where events are sent to, signed with a secret that is shown once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol, get_args
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.time import Clock
 from tollgate.kernel.webhooks import check_url, new_secret

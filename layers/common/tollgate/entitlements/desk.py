@@ -1,7 +1,6 @@
 """Requests as they were sent, read and put to the use cases; and what the API answers to them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from tollgate.entitlements import ofrep, schema, service
 from tollgate.entitlements.model import decision_headers, decision_to_dict, headers_of_several
 from tollgate.entitlements.rules import Item
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.metrics import count
 from tollgate.kernel.time import Clock

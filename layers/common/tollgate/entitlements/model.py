@@ -1,7 +1,6 @@
 """The decision: from what a plan grants and what is used to yes or no, and why. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -18,6 +17,7 @@ from tollgate.catalog.model import (
     Rate,
     Subscription,
 )
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.money import EXACT, ZERO, format_decimal
 from tollgate.kernel.time import format_time, from_epoch_ms
 from tollgate.metering.rates import RateState, retry_at, use

@@ -6,7 +6,7 @@ meanwhile, or an id that was counted before make it fail, and the rule is asked 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -15,6 +15,7 @@ from typing import Final
 from tollgate.catalog.gates import Gate, Term, read_gate
 from tollgate.catalog.model import INACTIVE, Aggregation, Dedupe, FeatureType, Overage, PlanFeature
 from tollgate.catalog.periods import local_hour
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput, Unavailable
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.counting import (

@@ -7,7 +7,7 @@ A head that has no gate yet gets it from the customer's snapshot, once.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -26,6 +26,7 @@ from tollgate.entitlements.rules import (
     gate_in,
     series_of,
 )
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import is_id
 from tollgate.kernel.money import ZERO, format_decimal

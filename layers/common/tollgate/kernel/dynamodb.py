@@ -2,9 +2,10 @@
 
 A context's store.py derives one model per kind of item from the base of its table. PynamoDB makes a
 botocore client (some 100 ms) per model class that has no connection to inherit, so `connect` makes the
-base's first. The private parts of PynamoDB that we lean on are named in this file only.
+base's first. The private parts of PynamoDB that we lean on are named in this file only, those of botocore in calls.py.
 """
 
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 from botocore.config import Config
+from botocore.credentials import CredentialResolver, EnvProvider
 from botocore.exceptions import BotoCoreError, ClientError
 from pynamodb.attributes import Attribute, DiscriminatorAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
@@ -22,6 +24,7 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
+from tollgate.kernel.calls import make_lean
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.money import format_decimal
 from tollgate.kernel.settings import table_name
@@ -164,6 +167,10 @@ def connect(table: type[Model]) -> Connection:
     connection = table._get_connection().connection  # noqa: SLF001  there is no public way to it
     if connection._client is None:  # noqa: SLF001
         connection.session.set_default_client_config(_LEAN)
+        if "AWS_ACCESS_KEY_ID" in os.environ:
+            # As on Lambda. They come first anyway, but all other providers would be made beside them.
+            connection.session.register_component("credential_provider", CredentialResolver([EnvProvider()]))
+        make_lean(connection.client)
     return connection
 
 

@@ -15,8 +15,9 @@ TollgateError
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+from tollgate.kernel.dataclasses import dataclass
 
 __all__ = [
     "BadRequest",

@@ -1,17 +1,21 @@
-"""Strict JSON: what two parsers could read differently is refused."""
+"""Strict JSON: what two parsers could read differently is refused. And JSON written fast, where there is much of it."""
 
 import json
 import math
 import re
 from typing import Any, Final
 
+import msgspec
+
 from tollgate.kernel.errors import BadRequest
 
-__all__ = ["MAX_DEPTH", "deeper_than", "read_json"]
+__all__ = ["MAX_DEPTH", "canonical_json", "deeper_than", "read_json", "write_json"]
 
 MAX_DEPTH: Final = 32
 
 _CONTAINERS: Final = frozenset({dict, list})
+_encode: Final = msgspec.json.Encoder().encode
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -81,3 +85,19 @@ def deeper_than(value: Any, limit: int) -> bool:
             if child.__class__ in _CONTAINERS
         ]
     return bool(level)
+
+
+def write_json(value: Any) -> bytes:
+    """JSON in UTF-8, with no spaces: a tenth of the time that `json.dumps` takes."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:  # half a surrogate pair, which stands in JSON only as an escape
+        return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The same JSON for two values that say the same, whatever the order of their keys; 1, 1.0 and true are three."""
+    try:
+        return _encode_sorted(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

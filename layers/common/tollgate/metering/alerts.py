@@ -7,12 +7,12 @@ once per period is for those who tell it.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from tollgate.catalog.model import Threshold, threshold_to_dict
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.json import read_json

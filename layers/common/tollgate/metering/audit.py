@@ -1,6 +1,5 @@
 """Does a counter agree with the archive, and what would its usage have cost under another plan version?"""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -8,6 +7,7 @@ from typing import Final
 
 from tollgate.catalog.model import Aggregation, Plan, Snapshot
 from tollgate.catalog.periods import Period
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
 from tollgate.kernel.money import EXACT, ZERO, round_amount
 from tollgate.kernel.time import format_time

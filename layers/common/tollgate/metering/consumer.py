@@ -13,10 +13,10 @@ was counted is a duplicate, and what was written down is not written twice.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, Unavailable
 from tollgate.kernel.time import format_time, from_epoch_ms
 from tollgate.metering.model import Event, Rejection

@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Final
 
 from aws_lambda_powertools.logging import Logger
 
 from tollgate.catalog.model import Aggregation
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS, Failure, failure_of
 from tollgate.kernel.errors import Unavailable
 from tollgate.metering.counting import Step, close_counter, count_events, settle_adjustment
@@ -116,7 +117,8 @@ class _Way:
 
 def _accepted(counts: Sequence[Count], step: Step) -> tuple[Count, ...]:
     """The events that a step counts: of others the archive is to keep nothing by this revision."""
-    return tuple(count for count, outcome in zip(counts, step.outcomes, strict=False) if outcome is Outcome.ACCEPTED)
+    accepted = Outcome.ACCEPTED
+    return tuple([count for count, outcome in zip(counts, step.outcomes, strict=False) if outcome is accepted])
 
 
 class SeriesCounters(ABC):

@@ -6,12 +6,13 @@ of the ids; other ones replace the head, which must be exactly the one known, an
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
 from tollgate.catalog.model import Aggregation
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.model import (
@@ -132,9 +133,12 @@ def count_events(
         looked = [look_for(count, seen, missing) for count in taken]
     if missing:
         return missing
-    outcomes, accepted, rate = _judge(
-        aggregation, taken, looked, seen, seen.head or head, None if plain else frame, now, limit
-    )
+    if plain and limit is None and _are_new(aggregation, taken, looked[0], known, head):
+        outcomes, accepted, rate = [Outcome.ACCEPTED] * len(taken), taken, head.rate
+    else:
+        outcomes, accepted, rate = _judge(
+            aggregation, taken, looked, seen, seen.head or head, None if plain else frame, now, limit
+        )
     if not accepted:
         return Step(outcomes, None)
     change = _Writer(series, aggregation, known, frame, plain=plain).write(accepted, rate, limit, now)
@@ -143,14 +147,12 @@ def count_events(
 
 def _are_plain(counts: Sequence[Count], head: Head, frame: "_Frame") -> bool:
     """Whether all events belong to the head's counter and to its open bucket, as is usual: one look serves all."""
-    counter = counts[0].counter
+    counter, time, start = counts[0].counter, Scope.TIME, head.start
     return (
         counter == head.counter
         and head.origin is not None
         and not frame.closes
-        and all(
-            count.counter is counter and count.scope is Scope.TIME and count.second >= head.start for count in counts
-        )
+        and all(count.counter is counter and count.scope is time and count.second >= start for count in counts)
     )
 
 
@@ -161,6 +163,21 @@ def _look_once(counts: Sequence[Count], known: Known, head: Head) -> tuple[Missi
     if not is_fresh(key, known):
         return Missing(pages={key}), []
     return Missing(), [[known.pages[key]]] * len(counts)
+
+
+def _are_new(
+    aggregation: Aggregation, counts: Sequence[Count], pages: Sequence[Page], known: Known, head: Head
+) -> bool:
+    """Whether all events of the open bucket are surely accepted, as is usual: asked of all at once, not of each."""
+    ids = {count.hash for count in counts}
+    if len(ids) < len(counts) or not ids.isdisjoint(head.ids) or not all(ids.isdisjoint(page.ids) for page in pages):
+        return False
+    if any(count.rate is not None or count.quantity < 0 for count in counts):
+        return False
+    if aggregation is not Aggregation.SUM:
+        return True
+    after = EXACT.add(_stored(counts[0].counter, known).quantity, fold(counts, aggregation).quantity)
+    return EXACT.add(after, held(head, 0)) < MAX_QUANTITY
 
 
 def _affordable(counts: Sequence[Count], known: Known, head: Head) -> Sequence[Count]:
@@ -195,17 +212,20 @@ class _Frame:
 
 
 def _frame(series: Series, head: Head, taken: Sequence[Count]) -> _Frame:
-    times = [count.second for count in taken if count.scope is Scope.TIME]
-    if not times or (head.origin is not None and max(times) < head.end):
+    time = Scope.TIME
+    times = [count.second for count in taken if count.scope is time]
+    latest = max(times, default=0)
+    if not times or (head.origin is not None and latest < head.end):
         return _Frame(head.origin, head.start, head.end)
+    room = room_of(head, series)
     # A large batch goes to its page at once: the next one is to find a new bucket, not the end of this one.
-    end = max(times) + (MARGIN if len(times) <= room_of(head, series) else 1)
+    end = latest + (MARGIN if len(times) <= room else 1)
     if head.origin is None:
         return _Frame(min(times), min(times), end)
     held = head.spilled + sum(not is_receipt(each) for each in head.ids)
     # What has pages is closed as well: DynamoDB may have deleted them before the next event comes.
-    is_full = head.spilled or held >= max(room_of(head, series), 1)
-    if held >= FULL_BUCKET or (is_full and max(times) - head.start >= SPAN):
+    is_full = head.spilled or held >= max(room, 1)
+    if held >= FULL_BUCKET or (is_full and latest - head.start >= SPAN):
         return _Frame(head.origin, head.end, end, closes=True)
     return _Frame(head.origin, head.start, end)
 
@@ -515,12 +535,15 @@ class _Writer:
             room = room_of(head, self._series)
         if len(ids) > room:
             self._replace_head()
-            for count in stay:
-                if count.scope is Scope.RECEIPT:
-                    self._put(self._lane(head.day or 0, count.hash), count)
-                else:
-                    self._put(time_key(head.start), count)
-            self._widen(sum(count.scope is Scope.RECEIPT for count in stay))
+            received = [] if self._plain else [count for count in stay if count.scope is Scope.RECEIPT]
+            for count in received:
+                self._put(self._lane(head.day or 0, count.hash), count)
+            timed = [count for count in stay if count.scope is not Scope.RECEIPT] if received else stay
+            if timed:
+                page, digests = self._pages.setdefault(time_key(head.start), (set(), set()))
+                page.update([count.hash for count in timed])
+                digests.update([count.digest for count in timed])
+            self._widen(len(received))
         elif ids:
             change.ids, change.room = ids, room
             change.digests = frozenset(digest for count in stay for digest in _digests(count))

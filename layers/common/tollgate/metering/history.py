@@ -1,13 +1,13 @@
 """Use cases over the archive: why did an event (not) count, and which events did."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
 from typing import Any, Final, Protocol
 
 from tollgate.catalog.model import FeatureType, Snapshot, Subscription
 from tollgate.catalog.periods import Period
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.money import ZERO, format_decimal

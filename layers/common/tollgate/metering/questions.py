@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
 from tollgate.kernel.ids import ID_PATTERN, is_id
 from tollgate.kernel.time import parse_time

@@ -13,10 +13,10 @@ the event is known again.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput
 from tollgate.kernel.json import read_json
 from tollgate.kernel.time import format_time, parse_time

@@ -15,12 +15,13 @@ Of windows the newest is remembered and the one before. Whoever decides by a clo
 long over it, decides in the newest: what is forgotten cannot be given a second time.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from typing import Final
 
 from tollgate.catalog.model import Rate, RateAlgorithm
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.money import ZERO, storable
 
 __all__ = ["RateState", "RateUse", "admit", "ceiling", "is_of", "record", "retry_at", "seconds_of", "use"]

@@ -16,11 +16,12 @@ beyond all that was counted; so the bucket of a counted event never changes, how
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Final, Generic, TypeVar
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.money import EXACT, ZERO
 from tollgate.metering.model import Batch, Count, CounterId, Reservation, Scope, Series, Tally, receipt_tag
 from tollgate.metering.rates import RateState

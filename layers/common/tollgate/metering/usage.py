@@ -1,13 +1,13 @@
 """Usage read back: by period from the counters, by day and hour from the sums of their hours."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from tollgate.catalog.model import Aggregation, Snapshot, Subscription
 from tollgate.catalog.periods import Period, local_hour, time_zone
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound
 from tollgate.kernel.money import format_decimal
 from tollgate.kernel.time import format_time

@@ -5,12 +5,12 @@ euro) and may be finer than its minor unit; quantities are in the feature's unit
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError
 from tollgate.kernel.money import ZERO, format_decimal
 

@@ -6,11 +6,11 @@ bounds of the price's own range that a line belongs to (exclusive and inclusive,
 those of the usage.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal, DecimalException, localcontext
 from enum import StrEnum
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import FieldError, InvalidInput
 from tollgate.kernel.money import EXACT, ZERO, exponent, format_decimal, round_amount
 from tollgate.pricing.model import Flat, Package, PartialPackage, Price, Tier, Tiered, Volume, ZeroUsage

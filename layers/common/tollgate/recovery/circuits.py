@@ -8,9 +8,11 @@ An answer of any kind, a decline included, closes the circuit. An outage while i
 long as before, up to an hour. The pattern is Michael Nygard's ("Release It!", 2007).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
+
+from tollgate.kernel.dataclasses import dataclass
 
 __all__ = [
     "COOLDOWN",

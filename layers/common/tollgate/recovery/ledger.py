@@ -1,10 +1,10 @@
 """What the use cases need from outside: the ledger itself, and the queue of what is tried at once."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.recovery.circuits import Circuit
 from tollgate.recovery.model import ErrorRecord, ErrorType, Status
 from tollgate.recovery.strategies import Strategy

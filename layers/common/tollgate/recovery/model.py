@@ -19,11 +19,12 @@ forgotten when it succeeds; it is an error, and is shown as one, only when it fa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict
 from tollgate.recovery.strategies import Policy
 

@@ -8,9 +8,9 @@ anything else       it did not happen
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.recovery.model import ErrorType
 
 __all__ = ["Operation", "OperationFailed", "OutcomeUnknown", "may_have_happened"]

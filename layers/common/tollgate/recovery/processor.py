@@ -11,10 +11,11 @@ A run that dies between any two of these leaves a lease that ends; the next run 
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, Unavailable
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock

@@ -2,10 +2,10 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.time import Clock, format_time
 from tollgate.recovery.ledger import Recovery, Unresolved
 from tollgate.recovery.model import UNRESOLVED, ErrorType, Status

@@ -3,11 +3,12 @@
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from json import dumps
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import BadRequest, Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.time import Clock
@@ -251,14 +252,18 @@ def resolve(store: Recovery, record_id: str, *, actor: str, note: str, clock: Cl
 # What people do
 
 
-def intervene(store: Recovery, record_id: str, to: Status, *, actor: str, note: str, clock: Clock) -> ErrorRecord:
+def intervene(
+    store: Recovery, record_id: str, to: Status, *, actor: str, note: str, clock: Clock, revision: int | None = None
+) -> ErrorRecord:
     """Resolve, discard or escalate a record (to manual), as a person says; answers it as it is then.
+
+    `revision` is that of the record which the person means, where it was found by a filter and may be another by now.
 
     Raises:
         NotFound: there is no such record.
         Conflict: the state machine has no such transition, a run is trying it, or another writer was first.
     """
-    record = _existing(store, record_id)
+    record = _existing(store, record_id, revision)
     require_transition(record.status, to)
     _require_free(record)
     moved = move(record, to, at=clock(), actor=actor, note=note)
@@ -276,18 +281,19 @@ def retry(
     retries: Retries | None,
     arguments: Mapping[str, Any] | None = None,
     changeable: Collection[str] = (),
+    revision: int | None = None,
 ) -> ErrorRecord:
     """Have a record tried now, as a person says; answers it, due at once.
 
     One that waits for a person gets one try more, after which it is theirs again. `arguments` replace those of the
-    same names; `changeable` are the names that the operation lets people change.
+    same names; `changeable` are the names that the operation lets people change; `revision` as for `intervene`.
 
     Raises:
         NotFound: there is no such record.
         Conflict: it is final, or a run is trying it; or it may have happened with the arguments it had.
         InvalidInput: an argument may not be changed.
     """
-    record = _existing(store, record_id)
+    record = _existing(store, record_id, revision)
     require_transition(record.status, Status.PENDING)
     _require_free(record)
     changed = _with_arguments(record, arguments or {}, changeable)
@@ -347,7 +353,7 @@ def change_all(
 ) -> Selected:
     """Change the records that a filter takes and that can become `to`, page by page; a dry run only counts them.
 
-    `change` is told each one; what it refuses as a Conflict is skipped. Ends early when no time is left.
+    `change` is told each one; what it refuses, or cannot do now, is skipped. Ends early when no time is left.
     """
     matched, changed, skipped = 0, 0, dict[str, str]()
     while True:
@@ -360,7 +366,7 @@ def change_all(
                 _require_free(record)
                 if not dry_run:
                     change(record)
-            except (Conflict, NotFound) as error:
+            except (Conflict, NotFound, Unavailable) as error:
                 skipped[record.id] = error.detail
             else:
                 changed += not dry_run
@@ -371,10 +377,12 @@ def change_all(
 _PAGE: Final = 100
 
 
-def _existing(store: Recovery, record_id: str) -> ErrorRecord:
+def _existing(store: Recovery, record_id: str, revision: int | None) -> ErrorRecord:
     record = store.get(record_id)
     if record is None or record.outcome is None:
         raise NotFound(f"There is no error {record_id}.")
+    if revision is not None and record.revision != revision:
+        raise Conflict(f"record {record_id} has changed since it was found")
     return record
 
 

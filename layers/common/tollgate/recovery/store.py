@@ -50,6 +50,8 @@ SHARDS: Final = 4
 _CIRCUITS: Final = "CIRCUIT"
 _SCANNED: Final = 1_000
 """Index entries that one page of a list looks at, at most."""
+_COUNTED: Final = (Status.PENDING, Status.RETRYING, Status.MANUAL, Status.PENDING)
+"""In this order a record that changes its status meanwhile is met before or after."""
 _AHEAD: Final = 50
 _READERS: Final = 8
 
@@ -210,10 +212,14 @@ class DynamoRecovery:
             yield item["pk"]["S"]
 
     def unresolved(self) -> Iterator[Unresolved]:
-        """The unresolved records, page by page."""
-        for status in UNRESOLVED:
+        """The unresolved records, each once, page by page."""
+        seen = set[str]()
+        for status in _COUNTED:
             for shard in range(SHARDS):
                 for item in _query("status", "listed_status", f"{status}#{shard}"):
+                    if item["pk"]["S"] in seen:
+                        continue
+                    seen.add(item["pk"]["S"])
                     yield Unresolved(
                         type=ErrorType(item["type"]["S"]),
                         status=status,
@@ -269,13 +275,11 @@ def _entries(wanted: Filter, after: str | None) -> Iterator[dict[str, Any]]:
         partitions = [("subscription", "listed_subscription", wanted.subscription)]
     elif wanted.customer:
         partitions = [("customer", "listed_customer", wanted.customer)]
-    elif wanted.type and wanted.status not in UNRESOLVED:
-        partitions = [("type", "listed_type", f"{wanted.type}#{shard}") for shard in range(SHARDS)]
-    else:
-        statuses = [wanted.status] if wanted.status else list(Status)
-        partitions = [
-            ("status", "listed_status", f"{status}#{shard}") for status in statuses for shard in range(SHARDS)
-        ]
+    elif wanted.status and (wanted.status in UNRESOLVED or not wanted.type):
+        partitions = [("status", "listed_status", f"{wanted.status}#{shard}") for shard in range(SHARDS)]
+    else:  # not by status, in which a record moves while it is looked for
+        types = [wanted.type] if wanted.type else list(ErrorType)
+        partitions = [("type", "listed_type", f"{each}#{shard}") for each in types for shard in range(SHARDS)]
     before = ("listed_at", "<", after) if after else None
     parts = (_query(*partition, before, forward=False, page_size=_AHEAD) for partition in partitions)
     return merge(*parts, key=lambda item: str(item["listed_at"]["S"]), reverse=True)

@@ -4,9 +4,10 @@ All is counted in whole milliseconds, so that no delay drifts by the rounding of
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+
+from tollgate.kernel.dataclasses import dataclass
 
 __all__ = ["Policy", "Strategy", "ceiling", "next_delay"]
 
