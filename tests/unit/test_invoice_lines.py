@@ -208,6 +208,8 @@ def test_a_feature_that_a_plan_does_not_have_any_more_is_charged_up_to_then() ->
     story = Story()
     story.change("bare", 15, {"calls": "50"})
     assert story.lines(used="50") == [("usage", "5.00"), ("proration", "-10.00")]
+    # what came late was used before
+    assert story.lines(used="60") == [("usage", "6.00"), ("proration", "-10.00")]
     story = Story("bare")
     story.change("minimal", 15, {"calls": "0"})
     assert story.lines() == [("usage", "5.00")]
