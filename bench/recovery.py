@@ -73,6 +73,10 @@ def _counted(database: Engine, act: Callable[[], object]) -> Consumed:
     return consumed
 
 
+def _together(one: Consumed, other: Consumed) -> Consumed:
+    return Consumed(one.calls + other.calls, one.write_units + other.write_units, one.read_units + other.read_units)
+
+
 def show_one(report: Report) -> None:
     """One record from its failure to its end."""
     rows = []
@@ -87,6 +91,8 @@ def show_one(report: Report) -> None:
             swept.read_units -= idle.read_units
             rows.append([name, *swept.cells()])
             report.hold(f"requests of {name}", swept.calls, 3)
+            if call is _succeed:
+                rows.append(["  both: from the failure to resolved", *_together(written, swept).cells()])
         database.clear()
         for name, call in (("perform, which succeeds", _succeed), ("perform, which fails", _fail)):
             performed = _counted(database, partial(_perform, call))

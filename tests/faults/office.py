@@ -59,6 +59,8 @@ LEGAL: Final[Mapping[str | None, set[str]]] = {
 AWS_ERRORS: Final = (TollgateError, PynamoDBException, BotoCoreError, ClientError)
 """What ends an invocation, but not the process."""
 _CALL: Final = timedelta(milliseconds=10)
+_DEEPEST: Final = 3
+"""Processes at work at once."""
 _IN_WORDS: Final = {
     "declined": OperationFailed("declined"),
     "final": OperationFailed("stolen card", final=True),
@@ -78,7 +80,8 @@ class Bank:
     """A provider: what each call of a key does, and the effects it had.
 
     `script` has what is to become of the next calls of a key: a word of `_IN_WORDS`, ok, killed before or after it
-    was done, or slow (60 seconds). `silence` has the keys that it does not answer questions about: None, or an error.
+    was done, or slow: a minute and a half, in which others sweep. `silence` has what it says to the next questions
+    about a key instead of the truth: none, or error.
     """
 
     remembers: bool
@@ -95,8 +98,7 @@ class Bank:
         self.calls[key] += 1
         does = self.script[key].pop(0) if self.script[key] else "ok"
         if does == "slow":
-            self.office.now += 60 * SECOND
-            self.office.step()
+            self.office.wait(90 * SECOND)
             does = "ok"
         if does == "killed before":
             self.office.kill()
@@ -177,6 +179,13 @@ class Office:
         self.now += _CALL
         if self.processes and (self.processes[-1].dead or self.now >= self.processes[-1].until):
             self.kill()
+
+    def wait(self, time: timedelta) -> None:
+        """Let much time pass, in which another process looks for what is due."""
+        self.now += time
+        if len(self.processes) < _DEEPEST:
+            self.work(self.sweep)
+        self.step()
 
     def kill(self) -> None:
         """End the process that is at work."""

@@ -13,11 +13,12 @@ from tollgate.billing.run import bill, fall_due
 from tollgate.billing.run_store import DynamoRuns
 from tollgate.billing.runs import Message, Run, carry_out
 from tollgate.catalog.life import When
-from tollgate.catalog.model import AfterGrace, Customer, SubscriptionStatus
+from tollgate.catalog.model import AfterGrace, Customer, Feature, FeatureType, PlanFeature, SubscriptionStatus
 from tollgate.catalog.periods import Interval, Period
 from tollgate.catalog.service import subscribe_many
 from tollgate.catalog.store import DUE_SHARDS
 from tollgate.kernel.errors import NotFound
+from tollgate.pricing.model import Flat
 from tools.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -141,6 +142,26 @@ def test_usage_that_comes_after_the_end_is_invoiced_when_no_more_can_come(books:
     assert books.run() == 0
     with pytest.raises(NotFound):
         books.upcoming("ada")
+    books.check()
+
+
+def test_a_minimum_is_asked_for_by_each_period_and_not_after_the_last(books: Books) -> None:
+    """The look for late usage, when no more can come, is no period."""
+    price = Flat(D("0.10"), minimum_amount=D(5))
+    granted = (PlanFeature(Feature("calls", "API calls", FeatureType.USAGE), price=price),)
+    books.catalog.add_plan_version(plan("minimal", "0", features=granted))
+    books.subscribe("bob", "minimal")
+    books.deposit("bob", "100")
+    books.run()
+    books.now = FEBRUARY
+    books.run()
+    books.pass_by(days=1)
+    books.cancel("bob")
+    books.run()
+    books.pass_by(days=40)
+    books.run()
+    assert [shown(one) for one in books.all_invoices("bob")] == [[("usage", "5.00")]] * 2
+    assert books.balance("bob") == D("90.00")
     books.check()
 
 

@@ -37,8 +37,15 @@ LIVES = {
     "it is declined until no try is left": ["declined"] * 5,
     "no try will change it": ["final"],
     "it kills its process": ["killed before", "killed after"],
+    "it takes long": ["slow"],
 }
-SHORT = ["it was done and nobody heard", "it kills its process", "it succeeds", "no try will change it"]
+SHORT = [
+    "it takes long",
+    "it was done and nobody heard",
+    "it kills its process",
+    "it succeeds",
+    "no try will change it",
+]
 
 
 def live(office: Office, kind: str, way: str) -> bool:
@@ -133,7 +140,7 @@ class Chance:
         self.untold = self.dice.choice([0, 0, 1, 8])
         self.begun: set[str] = set()
         words = ["declined", "declined", "final", "funds", "bug", "refused", "lost", "late", "broken", "unknown"]
-        words += ["killed before", "killed after", "slow", "ok"]
+        words += ["killed before", "killed after", "slow", "slow", "ok"]
         for name, kind in self.kinds.items():
             bank = self.office.bank(kind)
             bank.script[name] = [self.dice.choice(words) for _ in range(self.dice.randint(0, 8))]

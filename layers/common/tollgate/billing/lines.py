@@ -31,6 +31,7 @@ __all__ = [
     "closing_lines",
     "in_force",
     "is_charged_in",
+    "late_lines",
     "opening_lines",
     "priced_features",
     "total_of",

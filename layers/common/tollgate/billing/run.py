@@ -33,6 +33,7 @@ from tollgate.billing.lines import (
     closing_lines,
     in_force,
     is_charged_in,
+    late_lines,
     opening_lines,
     priced_features,
     total_of,
@@ -182,7 +183,7 @@ def _close(billing: Billing, life: Life) -> Invoice | None:
     if is_opening:
         lines = opening_lines(life, billing.plan)
     elif is_tail:
-        lines = closing_lines(life, Period(period.start, period.start), billing.plan, {}, late)
+        lines = tuple(line for usage in late for line in late_lines(life, billing.plan, usage))
     else:
         used = _close_counters(billing, life, period)
         lines = closing_lines(life, period, billing.plan, used, late)
