@@ -127,6 +127,25 @@ def test_a_card_that_asks_for_authentication_is_for_a_person_and_can_not_be_char
     assert intent.status == "canceled"
 
 
+def test_an_intent_that_cannot_be_cancelled_is_not_taken_for_declined(seller: Seller, server: LocalStripe) -> None:
+    """It may have been paid in that moment: it is asked for again."""
+    pay_by(seller, server, ASKS)
+    seller.invoice("inv-1", "20.00")
+
+    def refuse(_: str, path: str) -> None:
+        if path.endswith("/cancel"):
+            raise stripe.InvalidRequestError("not in this state", None, http_status=400)  # type: ignore[no-untyped-call]  # Stripe has no types here
+
+    server.transport.before = refuse
+    with pytest.raises(TimeoutError):
+        seller.collect("inv-1")
+    server.transport.before = lambda *_: None
+    payment = seller.collect("inv-1")
+    assert payment.decline is not None
+    assert payment.decline.code in {"authentication_required", "declined"}
+    assert server.charged() == []
+
+
 @pytest.mark.parametrize("account", [None, "cus_unknown", "without a card"])
 def test_a_customer_with_nothing_to_charge_is_for_a_person(
     seller: Seller, server: LocalStripe, account: str | None

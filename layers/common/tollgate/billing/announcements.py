@@ -5,7 +5,6 @@ is the same however often it is told. An invoice is told without its lines: it m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from tollgate.billing.payments import Payment, PaymentStatus, Refund, payment_to
 from tollgate.billing.wallet import Entry
 from tollgate.catalog.life import Entry as Happening
 from tollgate.catalog.life import entry_to_dict
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.money import format_amount
 from tollgate.kernel.time import format_time

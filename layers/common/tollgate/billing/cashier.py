@@ -10,7 +10,6 @@ help is a person's at once. Whatever is run again first asks the provider what b
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from itertools import count
@@ -22,6 +21,7 @@ from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStat
 from tollgate.billing.refunding import ask_refund, begin_refund, give
 from tollgate.billing.till import Till, existing_invoice, existing_payment
 from tollgate.billing.wallet import top_up_due
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, PaymentFailed, Unavailable
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.money import format_amount

@@ -9,12 +9,13 @@ pending until it is certain what became of it: whoever finds it so asks the prov
 claim for a while, so that no two do.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput
 from tollgate.kernel.money import EXACT, ZERO, format_amount, round_amount
 from tollgate.kernel.time import format_time

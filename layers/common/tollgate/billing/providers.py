@@ -6,13 +6,13 @@ that the provider is asked by `find_charge` or `find_refund` before anything is 
 again carries the same key.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Protocol
 
 from tollgate.billing.ledger import Wallets
 from tollgate.billing.payments import Decline, DeclineKind, Payment, Refund
 from tollgate.billing.wallet import EntryType, InsufficientFunds, Posting, post
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import InvalidInput
 from tollgate.kernel.time import Clock
 

@@ -6,7 +6,6 @@ lists of its customer or payment intent, which Stripe keeps consistent.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tollgate.billing.payments import Decline, DeclineKind, Payment, Refund
 from tollgate.billing.providers import Outcome, Processing, Succeeded
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import BadRequest, Forbidden
 from tollgate.kernel.money import exponent
 
@@ -33,6 +33,7 @@ _REFUND: Final = "tollgate_refund"
 _SKEW: Final = timedelta(hours=1)
 _PAGE: Final = 100
 _Answer = TypeVar("_Answer")
+_Made = TypeVar("_Made")
 
 _EXPONENTS: Final = {"ISK": 2, "UGX": 2, "MGA": 0}
 """Where Stripe counts in other units than ISO 4217 (https://docs.stripe.com/currencies)."""
@@ -107,11 +108,11 @@ class StripeProvider:
             return _no_method(payment)
         account = payment.account
 
-        def create() -> Outcome:
+        def create() -> "stripe.PaymentIntent | Decline":
             method = self._method(account, payment.method)
             if method is None:
                 return _no_method(payment)
-            intent = self._client.v1.payment_intents.create(
+            return self._client.v1.payment_intents.create(
                 params={
                     "amount": amount,
                     "currency": payment.currency.lower(),
@@ -124,9 +125,8 @@ class StripeProvider:
                 },
                 options={"idempotency_key": payment.key},
             )
-            return self._outcome(intent)
 
-        return _called(create)
+        return _called(create, self._outcome)
 
     def _method(self, account: str, method: str | None) -> "stripe.PaymentMethod | None":
         """The payment method to charge: the one named, or the customer's default."""
@@ -164,8 +164,8 @@ class StripeProvider:
                 DeclineKind.HARD, "not_refundable", f"The payment {payment.id} cannot be refunded by Stripe."
             )
 
-        def create() -> Outcome:
-            made = self._client.v1.refunds.create(
+        def create() -> "stripe.Refund":
+            return self._client.v1.refunds.create(
                 params={
                     "payment_intent": intent,
                     "amount": amount,
@@ -173,9 +173,8 @@ class StripeProvider:
                 },
                 options={"idempotency_key": refund.key},
             )
-            return _refund_outcome(made)
 
-        return _called(create)
+        return _called(create, _refund_outcome)
 
     def find_refund(self, payment: Payment, refund: Refund) -> Outcome | None:
         """What became of the refund that carries the key."""
@@ -218,11 +217,11 @@ def _metadata(one: Any) -> dict[str, Any]:
     return dict(metadata.to_dict()) if metadata else {}
 
 
-def _called(create: Callable[[], Outcome]) -> Outcome:
-    """Make a call that moves money; what is certain not to have happened is a decline."""
+def _called(create: Callable[[], _Made | Decline], outcome: Callable[[_Made], Outcome]) -> Outcome:
+    """Make what moves money, and tell how that ended; what was certainly not made is a decline."""
     import stripe  # as late as in the client
 
-    def certain() -> Outcome:
+    def certain() -> _Made | Decline:
         try:
             return create()
         except stripe.CardError as error:
@@ -232,7 +231,11 @@ def _called(create: Callable[[], Outcome]) -> Outcome:
         except stripe.InvalidRequestError as error:
             return _decline(error.code or "invalid_request", error.user_message or "Stripe refused it.", hard=True)
 
-    return _asked(certain)
+    def call() -> Outcome:
+        made = certain()
+        return made if isinstance(made, Decline) else outcome(made)
+
+    return _asked(call)
 
 
 def _asked(question: Callable[[], _Answer]) -> _Answer:

@@ -1,7 +1,6 @@
 """What collecting and refunding stand on: stores, providers, and whom they tell."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
@@ -11,6 +10,7 @@ from tollgate.billing.ledger import Wallets
 from tollgate.billing.payments import Decline, DeclineKind, Payer, Payment, Refund
 from tollgate.billing.providers import WALLET, Outcome, PaymentProvider
 from tollgate.billing.wallet import Posting, Wallet
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.ids import new_id
 from tollgate.kernel.money import ZERO

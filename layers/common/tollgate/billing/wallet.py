@@ -5,12 +5,13 @@ major unit: a deposit and a refund above 0, a charge below 0, an adjustment eith
 entries at every moment, and never below minus the overdraft that the deployment allows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
+from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput
 from tollgate.kernel.money import EXACT, ZERO, format_amount, round_amount
 
