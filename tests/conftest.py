@@ -25,6 +25,8 @@ os.environ.update(
         "EVENTS_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/events",
         "EVENTS_MAX_RECEIVES": "5",
         "ALERTS_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/alerts",
+        "BILLING_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/billing",
+        "BILLING_MAX_RECEIVES": "5",
         "RETRIES_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/retries",
         "EVENTS_BUS_NAME": "tollgate-test-events",
         "POWERTOOLS_LOG_LEVEL": "WARNING",

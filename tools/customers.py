@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--plan", required=True, help="the code of the plan")
     parser.add_argument("--starts-at", required=True, help="when the subscriptions begin (RFC 3339)")
     arguments = parser.parse_args()
+    os.environ.setdefault("BILLING_TABLE", "unused")
     os.environ.setdefault("RECOVERY_TABLE", "unused")
     sys.path.insert(0, str(_LAYER))
     from tollgate.catalog.model import Customer  # after the environment is set

@@ -25,7 +25,7 @@ from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HTTPHeaders
 from ministack.services import dynamodb
 
-from tollgate.kernel.dynamodb import CatalogTable, RecoveryTable, UsageTable, connect
+from tollgate.kernel.dynamodb import BillingTable, CatalogTable, RecoveryTable, UsageTable, connect
 
 __all__ = ["Call", "Engine", "Hook", "Refused", "Units", "engine"]
 
@@ -233,7 +233,7 @@ def engine(create_tables: Callable[[Any], None], *clients: Any, bare: bool = Fal
             stack.enter_context(mock.patch("botocore.endpoint.time", SimpleNamespace(sleep=it.pass_by)))
             # Botocore's quota of retries lasts for the life of a client: a run would depend on those before it.
             stack.enter_context(mock.patch("botocore.retries.quota.RetryQuota.acquire", _granted))
-            stores = [connect(table).client for table in (CatalogTable, UsageTable, RecoveryTable)]
+            stores = [connect(table).client for table in (CatalogTable, UsageTable, BillingTable, RecoveryTable)]
             for client in (*stores, *clients):
                 stack.enter_context(it.attached(client))
             it.clear()

@@ -18,6 +18,7 @@ def mint_key(table: str, *, name: str = "admin", scopes: tuple[str, ...] = ("adm
     """Make a key in a catalog table, with the AWS credentials, region and endpoint of the environment."""
     os.environ |= {"CATALOG_TABLE": table}
     os.environ.setdefault("USAGE_TABLE", "unused")
+    os.environ.setdefault("BILLING_TABLE", "unused")
     os.environ.setdefault("RECOVERY_TABLE", "unused")
     if str(_LAYER) not in sys.path:
         sys.path.insert(0, str(_LAYER))

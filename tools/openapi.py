@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OPENAPI = ROOT / "functions/catalog/openapi.json"
-FUNCTIONS = ("catalog", "usage", "pricing", "entitlements", "recovery")
+FUNCTIONS = ("catalog", "usage", "pricing", "entitlements", "billing", "recovery")
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -109,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when the document is stale, and write nothing")
     arguments = parser.parse_args()
-    tables, queues = ("CATALOG", "USAGE", "BILLING", "RECOVERY"), ("EVENTS", "ALERTS", "RETRIES")
+    tables, queues = ("CATALOG", "USAGE", "BILLING", "RECOVERY"), ("EVENTS", "ALERTS", "BILLING", "RETRIES")
     for variable in (*(f"{table}_TABLE" for table in tables), *(f"{queue}_QUEUE_URL" for queue in queues)):
         os.environ.setdefault(variable, "unused")
     os.environ.setdefault("AWS_DEFAULT_REGION", "eu-central-1")

@@ -44,6 +44,7 @@ def open_stores(stack: str | None, state: Path) -> Stores:
         ToolError: there is no such stack.
     """
     os.environ |= _local(state) if stack is None else _deployed(stack)
+    os.environ.setdefault("BILLING_TABLE", "unused")
     from tollgate.catalog.store import DynamoCatalog  # after the environment is set
     from tollgate.metering.archive_store import DynamoArchive
     from tollgate.metering.store import DynamoCounters

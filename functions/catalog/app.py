@@ -1,6 +1,9 @@
 """Features, plans, customers, subscriptions and API keys; the documents; what no other function answers."""
 
+import hashlib
 import os
+from collections.abc import Collection
+from decimal import Decimal
 from pathlib import Path as File
 from typing import Annotated, Any
 
@@ -11,13 +14,16 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from tollgate.api.app import App, created, json_response
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers, docs_page
-from tollgate.catalog import schema, service, snapshots, webhooks
+from tollgate.catalog import schema, service, snapshots, subscriptions, webhooks
 from tollgate.catalog.keys import create_key
-from tollgate.catalog.model import feature_to_dict, plan_to_dict
+from tollgate.catalog.life import Who, entry_to_dict
+from tollgate.catalog.model import Subscription, feature_to_dict, plan_to_dict
+from tollgate.catalog.periods import Period
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.schema import Code
 from tollgate.kernel.time import system_clock
+from tollgate.metering.model import CounterId
 from tollgate.metering.store import DynamoCounters
 
 ALLOW_PRIVATE_WEBHOOKS = os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true"
@@ -41,6 +47,20 @@ def page(listing: str, items: list[dict[str, Any]], last: str | None) -> Respons
 def after(listing: str, cursor: str | None) -> str | None:
     """Where a page begins."""
     return read_cursor(cursor_secret(), listing, cursor) if cursor else None
+
+
+def who(action: str, body: schema.ReasonBody, idempotency_key: str | None) -> Who:
+    """Who asks for a change of a subscription, and why."""
+    digest = hashlib.sha256(f"{action} {body.model_dump_json()}".encode()).hexdigest()
+    return Who(app.caller().key_id, body.reason, (idempotency_key, digest) if idempotency_key else None)
+
+
+def readings(subscription: Subscription, period: Period, features: Collection[str]) -> dict[str, Decimal]:
+    """The usage of some features in a period, as it is now."""
+    snapshot = catalog.snapshot(subscription.customer)
+    counters = [CounterId(subscription.customer, code, subscription.id, period.start) for code in features]
+    tallies = gates.tallies(counters, {code: snapshot.most_shards(code) for code in features})
+    return {counter.feature: tally.quantity for counter, tally in tallies.items()}
 
 
 @app.endpoint(
@@ -175,6 +195,8 @@ def create_subscription(body: schema.SubscriptionBody, idempotency_key: Idempote
         idempotency_key=idempotency_key,
         starts_at=body.starts_at,
         trial_days=body.trial_days,
+        ends_at=body.ends_at,
+        actor=app.caller().key_id,
     )
     return created(schema.subscription_view(made, system_clock()))
 
@@ -190,9 +212,9 @@ def list_subscriptions(customer: Annotated[Code, Query()], limit: Limit = 100, c
     """All subscriptions of the customer, in the order they were made."""
     listing = f"subscriptions:{customer}"
     start = int(after(listing, cursor) or 0)
-    subscriptions = catalog.subscriptions(customer)
-    items = [schema.subscription_view(one, system_clock()) for one in subscriptions[start : start + limit]]
-    return page(listing, items, str(start + limit) if len(subscriptions) > start + limit else None)
+    found = catalog.subscriptions(customer)
+    items = [schema.subscription_view(one, system_clock()) for one in found[start : start + limit]]
+    return page(listing, items, str(start + limit) if len(found) > start + limit else None)
 
 
 @app.endpoint(
@@ -205,6 +227,97 @@ def list_subscriptions(customer: Annotated[Code, Query()], limit: Limit = 100, c
 def get_subscription(subscription: Name) -> Response[str]:
     """One subscription."""
     return json_response(schema.subscription_view(service.subscription(catalog, subscription), system_clock()))
+
+
+@app.endpoint(
+    "GET",
+    "/v1/subscriptions/<subscription>/history",
+    scope="catalog:read",
+    summary="What became of a subscription, by whom and why?",
+    responses=answers(schema.EntryList, "All changes, the oldest first"),
+)
+def get_history(subscription: Name) -> Response[str]:
+    """All changes of its status, plan and end."""
+    found = subscriptions.find_life(catalog, subscription)
+    return page("history", [entry_to_dict(entry) for entry in found.history], None)
+
+
+@app.endpoint(
+    "POST",
+    "/v1/subscriptions/<subscription>/change",
+    scope="catalog:write",
+    summary="Put a subscription on another plan, or on a newer version of its own",
+    responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+)
+def change_subscription(
+    subscription: Name, body: schema.ChangeBody, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """At once, with the rest of the period prorated on the next invoice; or when the period ends."""
+    made = subscriptions.change_plan(
+        catalog,
+        subscription,
+        plan=body.plan,
+        when=body.when,
+        who=who("change", body, idempotency_key),
+        readings=readings,
+        gates=gates,
+        clock=system_clock,
+    )
+    return json_response(schema.subscription_view(made, system_clock()))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/subscriptions/<subscription>/cancel",
+    scope="catalog:write",
+    summary="End a subscription",
+    responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+)
+def cancel_subscription(
+    subscription: Name, body: schema.CancelBody, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """At once, with a credit for the rest of the period; or when the period ends."""
+    made = subscriptions.cancel_subscription(
+        catalog,
+        subscription,
+        when=body.when,
+        who=who("cancel", body, idempotency_key),
+        gates=gates,
+        clock=system_clock,
+    )
+    return json_response(schema.subscription_view(made, system_clock()))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/subscriptions/<subscription>/pause",
+    scope="catalog:write",
+    summary="Pause a subscription",
+    responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+)
+def pause_subscription(
+    subscription: Name, body: schema.ReasonBody | None = None, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """It grants nothing, and the base price of the time is given back."""
+    asked = who("pause", body or schema.ReasonBody(), idempotency_key)
+    made = subscriptions.pause_subscription(catalog, subscription, who=asked, gates=gates, clock=system_clock)
+    return json_response(schema.subscription_view(made, system_clock()))
+
+
+@app.endpoint(
+    "POST",
+    "/v1/subscriptions/<subscription>/resume",
+    scope="catalog:write",
+    summary="Resume a subscription that is paused, or withdraw its end",
+    responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+)
+def resume_subscription(
+    subscription: Name, body: schema.ReasonBody | None = None, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """The base price of the rest of the period is charged."""
+    asked = who("resume", body or schema.ReasonBody(), idempotency_key)
+    made = subscriptions.resume_subscription(catalog, subscription, who=asked, gates=gates, clock=system_clock)
+    return json_response(schema.subscription_view(made, system_clock()))
 
 
 @app.endpoint(
@@ -389,6 +502,19 @@ def put_webhook(webhook: Name, body: schema.WebhookBody) -> Response[str]:
         allow_private=ALLOW_PRIVATE_WEBHOOKS,
     )
     return json_response({**schema.webhook_view(made), "secret": secret})
+
+
+@app.endpoint(
+    "POST",
+    "/v1/webhooks/<webhook>/secret",
+    scope="admin",
+    summary="Give a webhook another secret",
+    responses=answers(schema.WebhookCreated, "The webhook with its new secret, which is shown this once"),
+)
+def rotate_webhook_secret(webhook: Name) -> Response[str]:
+    """For a day what it is sent is signed with the secret before too; a request that is repeated makes another."""
+    made = webhooks.rotate_secret(catalog, webhook, clock=system_clock)
+    return json_response({**schema.webhook_view(made), "secret": made.secret})
 
 
 @app.endpoint(

@@ -15,6 +15,9 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
+from tollgate.billing.assembly import assemble, deployed_overdraft, deployed_providers
+from tollgate.billing.runs import BILL_SUBSCRIPTION
+from tollgate.billing.runs import requeue as bill_by_message
 from tollgate.catalog.deliveries import DELIVER, PUBLISH, Deliveries, EventBus
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.errors import Unavailable
@@ -23,6 +26,7 @@ from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
 from tollgate.kernel.webhooks import DeliveryFailed
 from tollgate.metering.requeue import COUNT_EVENTS, requeue
+from tollgate.metering.store import DynamoCounters
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.operations import Operation
 from tollgate.recovery.processor import Processor, Run
@@ -44,9 +48,9 @@ cloudwatch = boto3.client("cloudwatch", config=SWIFT)
 sqs = boto3.client("sqs", config=SWIFT)
 retries = RetriesQueue(lambda: sqs, required("RETRIES_QUEUE_URL"))
 bus = EventBus(boto3.client("events", config=SWIFT), required("EVENTS_BUS_NAME"))
-deliveries = Deliveries(
-    DynamoCatalog(), bus, system_clock, allow_private=os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true"
-)
+catalog = DynamoCatalog()
+counters = DynamoCounters()
+deliveries = Deliveries(catalog, bus, system_clock, allow_private=os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true")
 
 
 def event_id(arguments: Mapping[str, Any]) -> str:
@@ -58,6 +62,14 @@ def count_again(arguments: Mapping[str, Any], _key: str) -> None:
     """The operation count_events."""
     requeue(arguments, lambda body: sqs.send_message(QueueUrl=required("EVENTS_QUEUE_URL"), MessageBody=body))
 
+
+def bill_again(arguments: Mapping[str, Any], _key: str) -> None:
+    """The operation bill_subscription."""
+    bill_by_message(arguments, lambda body: sqs.send_message(QueueUrl=required("BILLING_QUEUE_URL"), MessageBody=body))
+
+
+PROVIDERS: Final = deployed_providers()
+OVERDRAFT: Final = deployed_overdraft()
 
 OPERATIONS: Final[dict[str, Operation]] = {  # contexts register theirs here
     operation.name: operation
@@ -79,6 +91,7 @@ OPERATIONS: Final[dict[str, Operation]] = {  # contexts register theirs here
             outages=(DeliveryFailed,),
         ),
         Operation(COUNT_EVENTS, count_again, repeatable=True),
+        Operation(BILL_SUBSCRIPTION, bill_again, repeatable=True),
     )
 }
 
@@ -86,7 +99,21 @@ OPERATIONS: Final[dict[str, Operation]] = {  # contexts register theirs here
 def processor(context: LambdaContext) -> Processor:
     """What tries records as long as the invocation has time."""
     left = context.get_remaining_time_in_millis
-    return Processor(store, OPERATIONS, system_clock, lambda: timedelta(milliseconds=left()), retries)
+
+    def time_left() -> timedelta:
+        return timedelta(milliseconds=left())
+
+    cashier = assemble(
+        catalog=catalog,
+        counters=counters,
+        errors=store,
+        time_left=time_left,
+        retries=retries,
+        providers=PROVIDERS,
+        overdraft=OVERDRAFT,
+    ).cashier
+    operations = OPERATIONS | {operation.name: operation for operation in cashier.operations()}
+    return Processor(store, operations, system_clock, time_left, retries)
 
 
 def try_at_once(record: SQSRecord, lambda_context: LambdaContext) -> None:

@@ -43,5 +43,6 @@ def _engine() -> Iterator[Engine]:
 def database(_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The engine, empty; the stores' calls come one after the other, so that a seed fixes their order."""
     monkeypatch.setattr("tollgate.metering.counters._WORKERS", 1)
+    monkeypatch.setattr("tollgate.kernel.dynamodb._PAUSE_SECONDS", 0)
     _engine.clear()
     return _engine

@@ -14,6 +14,7 @@ from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_recovery import NOW
 from tollgate.catalog.deliveries import Lease
 from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.life import Standing, When, Who, cancel, created, pause
 from tollgate.catalog.model import (
     Aggregation,
     BillingPeriod,
@@ -36,9 +37,9 @@ from tollgate.catalog.model import (
 )
 from tollgate.catalog.periods import Interval
 from tollgate.catalog.service import put_plan
-from tollgate.catalog.store import DynamoCatalog, DynamoOnce, SubscriptionsItem, cursor_secret
+from tollgate.catalog.store import DynamoCatalog, DynamoOnce, SubscriptionsItem, cursor_secret, standing_write
 from tollgate.catalog.webhooks import Webhook
-from tollgate.kernel.dynamodb import UsageTable, connect
+from tollgate.kernel.dynamodb import UsageTable, connect, write_all
 from tollgate.kernel.errors import Conflict, Unavailable
 from tollgate.pricing.model import Flat, Package, PartialPackage, Price, Tier, Tiered, Volume, ZeroUsage
 
@@ -277,6 +278,61 @@ def test_a_customer_that_has_a_subscription_is_left_as_it_is(store: Store) -> No
     assert store.subscriptions("acme") == (subscription(),)
     assert store.subscription("sub-2") is None
     assert store.subscription("sub-3") == subscription("sub-3", "b")
+
+
+# Lives
+
+WHO = Who("key_1", "why not", ("key", "digest"))
+
+
+def test_a_life_comes_back_as_it_was_written(store: Store) -> None:
+    """The subscription with its history and how far it is billed; the rest of the snapshot is left alone."""
+    assert store.life("sub-1") is None
+    store.update_snapshot("acme", lambda _: Snapshot(shards={"api-calls": (FOUR,)}))
+    assert store.add_subscription(subscription(), Who("key_0", "subscribed"))
+    assert store.add_subscription(subscription("sub-2"))
+    life = store.life("sub-1")
+    assert life is not None
+    assert life.history == (created(subscription(), Who("key_0", "subscribed")),)
+    assert life.standing == Standing("acme", entries=1)
+    made = pause(life, WHO, at=NOW + timedelta(days=1))
+    assert store.change_life(life, *made)
+    after = store.life("sub-1")
+    assert after is not None
+    assert (after.subscription, after.history[1:]) == (made[0], (made[1],))
+    assert after.standing == Standing("acme", revision=1, entries=2)
+    assert store.snapshot("acme") == Snapshot((made[0], subscription("sub-2")), {"api-calls": (FOUR,)})
+
+
+def test_of_two_changes_of_one_life_the_second_is_refused(store: Store) -> None:
+    """And writes nothing."""
+    assert store.add_subscription(subscription())
+    life = store.life("sub-1")
+    assert life is not None
+    assert store.change_life(life, *pause(life, WHO, at=NOW + timedelta(days=1)))
+    after = store.life("sub-1")
+    ended = cancel(life, When.NOW, WHO, at=NOW + timedelta(days=2))
+    assert ended is not None
+    assert not store.change_life(life, *ended)
+    assert store.life("sub-1") == after
+
+
+def test_what_billing_must_look_at_is_found_by_when(tables: None) -> None:
+    """The longest due first; what is not due yet is not found."""
+    assert tables is None
+    store = DynamoCatalog()
+    for name, days in (("late", 3), ("early", 1), ("far", 30)):
+        start = NOW + timedelta(days=days)
+        assert store.add_subscription(subscription(name, starts_at=start, anchor=start))
+    assert list(store.due(NOW)) == []
+    found = list(store.due(NOW + timedelta(days=3)))
+    assert found == [("early", NOW + timedelta(days=1)), ("late", NOW + timedelta(days=3))]
+    life = store.life("early")
+    assert life is not None
+    standing = replace(life.standing, revision=1, billed_until=NOW + timedelta(days=1))
+    assert write_all([standing_write(replace(life, standing=standing))])
+    assert not write_all([standing_write(replace(life, standing=standing))])
+    assert [name for name, _ in store.due(NOW + timedelta(days=3))] == ["late"]
 
 
 # Snapshots

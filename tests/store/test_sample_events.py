@@ -16,6 +16,7 @@ import pytest
 from botocore.client import BaseClient
 
 from tests.conftest import ROOT, TABLES, template
+from tollgate.billing.invoice_store import DynamoInvoices
 from tollgate.catalog import service
 from tollgate.catalog.deliveries import EventBus
 from tollgate.catalog.keys import ApiKey
@@ -29,7 +30,7 @@ from tollgate.recovery.service import record_error
 from tollgate.recovery.store import DynamoRecovery
 
 SAMPLES = sorted(path.stem for path in (ROOT / "events").glob("*.json"))
-KINDS = {"HttpApi": "api", "SQS": "sqs", "SNS": "sns", "ScheduleV2": "schedule"}
+KINDS = {"DynamoDB": "dynamodb", "HttpApi": "api", "SQS": "sqs", "SNS": "sns", "ScheduleV2": "schedule"}
 CONTEXT = SimpleNamespace(
     function_name="sample",
     memory_limit_in_mb=512,
@@ -51,7 +52,16 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
     month = BillingPeriod(Interval.MONTH, 1)
     service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, terms))
     service.put_customer(catalog, Customer("acme"))
-    service.subscribe(catalog, customer="acme", plan="web", gates=DynamoCounters(), clock=system_clock, starts_at=SINCE)
+    service.subscribe(
+        catalog,
+        customer="acme",
+        plan="web",
+        gates=DynamoCounters(),
+        clock=system_clock,
+        starts_at=SINCE,
+        subscription_id="sub-acme",
+    )
+    boto3.client("sqs").create_queue(QueueName="billing")
     secret = sample("authorizer-api")["headers"]["authorization"].rpartition("_")[2]
     hashed = hashlib.sha256(secret.encode()).hexdigest()
     catalog.add_key(ApiKey("0123456789abcdef", "sample", ("usage:read", "entitlements:read"), hashed, SINCE))
@@ -65,7 +75,7 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
 
 QUOTA = {"quota": {"limit": "9", "overage": "block"}}
 RESERVE = {"customer": "acme", "feature": "requests", "quantity": "1", "expires_in_seconds": 60}
-WRITES = {
+WRITES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "entitlements-api": [
         ("POST", "/v1/customers/acme/entitlements/requests/consume", {"id": "c-1"}),
         ("POST", "/v1/customers/acme/entitlements/requests/consume", {"id": "c-1"}),
@@ -88,10 +98,20 @@ WRITES = {
         ("POST", "/v1/errors/retry", {"filter": {"type": "state_transition_error"}, "note": "again"}),
         ("POST", "/v1/errors/discard", {"filter": {"customer": "acme"}, "note": "of no use"}),
     ],
+    "billing-api": [
+        ("POST", "/v1/billing/run", {}),
+        ("GET", "/v1/invoices", {}),
+        ("GET", "/v1/subscriptions/sub-acme/invoices/upcoming", {}),
+    ],
     "catalog-api": [
         ("POST", "/v1/subscriptions", {"id": "sub-2", "customer": "acme", "plan": "web"}),
         ("PUT", "/v1/customers/acme/overrides/requests", QUOTA),
         ("PUT", "/v1/customers/acme/alerts/requests", {"thresholds": [{"percent": "80"}]}),
+        ("POST", "/v1/subscriptions/sub-2/change", {"plan": "web", "when": "now"}),
+        ("POST", "/v1/subscriptions/sub-2/pause", {}),
+        ("POST", "/v1/subscriptions/sub-2/resume", {"reason": "they came back"}),
+        ("GET", "/v1/subscriptions/sub-2/history", {}),
+        ("POST", "/v1/subscriptions/sub-2/cancel", {"when": "now"}),
     ],
 }
 """Requests of the API, by the sample whose envelope they come in."""
@@ -191,6 +211,35 @@ def test_alerts_tells_of_a_threshold_once(invoke: Invoke, monkeypatch: pytest.Mo
     monkeypatch.setattr(EventBus, "put", lambda _bus, _id, event: told.append(event))
     assert invoke("alerts-sqs") == invoke("alerts-sqs") == {"batchItemFailures": []}
     assert told == [json.loads(sample("alerts-sqs")["Records"][0]["body"])]
+
+
+def test_the_outbox_tells_of_what_was_written(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payment that succeeded, and a subscription that was made; a count is no news."""
+    told: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(EventBus, "put", lambda _bus, name, event: told.append((name, event)))
+    assert invoke("outbox-dynamodb") == {"batchItemFailures": []}
+    once = list(told)
+    assert [event["type"] for _, event in once] == ["payment.succeeded", "subscription.created"]
+    assert once[0][1]["data"]["amount"] == "20.00"
+    invoke("outbox-dynamodb")
+    assert told == once * 2, "the same again has the same ids"
+
+
+def test_billing_closes_the_periods_that_have_ended(invoke: Invoke) -> None:
+    """January to October, each once, whatever bills: a request or a message."""
+    answer = body(invoke("billing-api"))
+    assert (answer["status"], answer["subscriptions"], answer["invoices"]) == ("done", 1, 10)
+    assert invoke("billing-sqs") == {"batchItemFailures": []}
+    invoices, _ = DynamoInvoices().list(subscription="sub-acme")
+    assert len(invoices) == 10
+
+
+def test_the_schedule_sends_a_message_for_each_subscription_that_is_due(invoke: Invoke) -> None:
+    """Which bills it."""
+    assert invoke("billing-schedule")["subscriptions"] == 1
+    sqs = boto3.client("sqs")
+    [message] = sqs.receive_message(QueueUrl=os.environ["BILLING_QUEUE_URL"])["Messages"]
+    assert json.loads(message["Body"])["subscription"] == "sub-acme"
 
 
 def test_pricing_quotes_tier_by_tier(invoke: Invoke) -> None:
@@ -299,7 +348,11 @@ def actions(api: str, operation: str, request: dict[str, Any]) -> Iterator[tuple
     else:
         resources = {"PutMetricData": "*", "Publish": "OperationsTopic", "PutEvents": "EventsBus"}
         queue = request.get("QueueUrl", "").rpartition("/")[2]
-        yield f"{api}:{operation}", f"{queue.capitalize()}Queue" if queue else resources[operation], None
+        yield (
+            f"{api}:{operation.removesuffix('Batch')}",
+            f"{queue.capitalize()}Queue" if queue else resources[operation],
+            None,
+        )
 
 
 def table(request: dict[str, Any]) -> str:
@@ -311,7 +364,8 @@ def table(request: dict[str, Any]) -> str:
 
 def partition_key(request: dict[str, Any]) -> str | None:
     """The partition key of the item that a request names."""
-    named = request.get("Key") or request.get("Item") or {"pk": request.get("ExpressionAttributeValues", {}).get(":pk")}
+    values = request.get("ExpressionAttributeValues", {})
+    named = request.get("Key") or request.get("Item") or {"pk": values.get(":pk") or values.get(":0")}
     return (named["pk"] or {}).get("S")
 
 

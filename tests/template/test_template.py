@@ -21,6 +21,7 @@ from tools.routes import Route, routes_of
 Resources = dict[str, dict[str, Any]]
 
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+STREAM = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"}
 PERMISSIONS: dict[str, dict[str, set[str]]] = {
     "Authorizer": {
         "AuthorizerLogs": LOGS,
@@ -35,7 +36,13 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
             "dynamodb:PutItem",
             "dynamodb:DeleteItem",
         },
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"},
+        "UsageTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+        },
     },
     "Usage": {
         "UsageLogs": LOGS,
@@ -61,6 +68,20 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "AlertsQueue": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
         "RetriesQueue": {"sqs:SendMessage"},
     },
+    "Outbox": {
+        "OutboxLogs": LOGS,
+        "BillingTable.StreamArn": STREAM,
+        "UsageTable.StreamArn": STREAM,
+        "BillingTable/stream/*": {"dynamodb:ListStreams"},
+        "UsageTable/stream/*": {"dynamodb:ListStreams"},
+        "BillingTable": {"dynamodb:GetItem"},
+        "UsageTable": {"dynamodb:GetItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
+        "EventsBus": {"events:PutEvents"},
+        "RetriesQueue": {"sqs:SendMessage"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
+    },
     "Pricing": {
         "PricingLogs": LOGS,
     },
@@ -76,6 +97,34 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
             "dynamodb:ConditionCheckItem",
         },
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
+    },
+    "Billing": {
+        "BillingLogs": LOGS,
+        "UsageTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:DeleteItem",
+        },
+        "UsageTable/index/due": {"dynamodb:Query"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "BillingTable": {
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+        },
+        "BillingTable/index/invoice_customer": {"dynamodb:Query"},
+        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
+        "BillingTable/index/invoice_status": {"dynamodb:Query"},
+        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"},
+        "RecoveryTable/index/customer": {"dynamodb:Query"},
+        "BillingQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+        "RetriesQueue": {"sqs:SendMessage"},
+        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "Recovery": {
         "RecoveryLogs": LOGS,
@@ -93,10 +142,14 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "RecoveryTable/index/due": {"dynamodb:Query"},
         "RecoveryTable/index/status": {"dynamodb:Query"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
+        "UsageTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "BillingTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"},
+        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
         "EventsBus": {"events:PutEvents"},
         "*": {"cloudwatch:PutMetricData"},
         "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
         "EventsQueue": {"sqs:SendMessage"},
+        "BillingQueue": {"sqs:SendMessage"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "ErrorReport": {
@@ -106,6 +159,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
     },
     "Scheduler": {
+        "BillingFunction": {"lambda:InvokeFunction"},
         "RetryProcessorFunction": {"lambda:InvokeFunction"},
         "ErrorReportFunction": {"lambda:InvokeFunction"},
         "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
@@ -115,8 +169,11 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
 
 PARTITIONS: dict[tuple[str, ...], list[str]] = {
     ("Authorizer", "CatalogTable"): ["KEY"],
-    ("Catalog", "UsageTable", "dynamodb:GetItem", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
-    ("Catalog", "UsageTable", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("Catalog", "UsageTable", "dynamodb:GetItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
+    ("Catalog", "UsageTable", "dynamodb:BatchGetItem"): ["HEAD#*", "COUNTER#*"],
+    ("Catalog", "UsageTable", "dynamodb:Query"): ["SUBSCRIPTION#*", "HEAD#*"],
+    ("Catalog", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*"],
+    ("Catalog", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
     ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
     ("Usage", "UsageTable", "dynamodb:PutItem"): ["HEAD#*", "COUNTER#*", "EVENT#*", "ADJUST#*", "ARCHIVE#*"],
     ("Usage", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
@@ -133,15 +190,35 @@ PARTITIONS: dict[tuple[str, ...], list[str]] = {
         "RESERVATION#*",
     ],
     ("Entitlements", "UsageTable", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"): ["HEAD#*"],
+    ("Billing", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*", "COUNTER#*", "ADJUST#*"],
+    ("Billing", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("Billing", "UsageTable", "dynamodb:DeleteItem"): ["ADJUST#*"],
+    ("Billing", "CatalogTable", "dynamodb:GetItem"): ["PLAN#*", "CUSTOMER", "SECRET"],
+    ("Billing", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
+    ("Billing", "BillingTable", "dynamodb:UpdateItem"): ["RUN#*"],
+    ("Outbox", "BillingTable"): ["PAYMENT#*"],
+    ("Outbox", "UsageTable"): ["SUBSCRIPTION#*"],
+    ("Outbox", "CatalogTable"): ["WEBHOOK"],
     ("Alerts", "UsageTable"): ["ALERT#*"],
     ("Alerts", "CatalogTable"): ["WEBHOOK"],
     ("Recovery", "CatalogTable"): ["SECRET"],
-    ("RetryProcessor", "CatalogTable"): ["WEBHOOK"],
+    ("RetryProcessor", "CatalogTable", "dynamodb:GetItem"): ["WEBHOOK", "PLAN#*"],
+    ("RetryProcessor", "CatalogTable", "dynamodb:PutItem"): ["WEBHOOK"],
+    ("RetryProcessor", "UsageTable", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"): [
+        "CUSTOMER#*",
+        "SUBSCRIPTION#*",
+        "HEAD#*",
+    ],
+    ("RetryProcessor", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
+    ("RetryProcessor", "BillingTable"): ["INVOICE#*", "PAYMENT#*", "REFUND#*", "WALLET#*", "PAYER#*"],
 }
 """Where a role reaches only some partitions of a table, with all its actions or those named: those."""
 
+CHARGING = {"Billing", "RetryProcessor"}
+"""The functions that charge through Stripe."""
+
 NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
-OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "$default"}
+OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "POST /v1/webhooks/stripe", "$default"}
 QUEUES = (
     "EventsQueue",
     "EventsDeadLetterQueue",
@@ -149,9 +226,11 @@ QUEUES = (
     "AlertsDeadLetterQueue",
     "RetriesQueue",
     "RetriesDeadLetterQueue",
+    "BillingQueue",
+    "BillingDeadLetterQueue",
     "InvocationsDeadLetterQueue",
 )
-CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts"), ("Retries", "RetryProcessor")]
+CONSUMERS = [("Events", "Usage"), ("Alerts", "Alerts"), ("Billing", "Billing"), ("Retries", "RetryProcessor")]
 
 
 def arn(name: str) -> dict[str, Any]:
@@ -192,10 +271,10 @@ def test_a_function_writes_json_logs_to_a_group_of_its_own_that_does_not_grow_fo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resources: Resources, name: str) -> None:
-    """The layer is built for one Python and one CPU, which all functions share."""
+    """The layers are built for one Python and one CPU, which all functions share; who charges has Stripe's besides."""
     function = resources[f"{name}Function"]["Properties"]
-    [layer] = of_type(resources, "AWS::Lambda::LayerVersion")
-    assert function["Layers"] == [{"Ref": layer}]
+    common, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
+    assert function["Layers"] == [{"Ref": common}, *([{"Ref": stripe}] if name in CHARGING else [])]
     assert function["Runtime"] == {"Ref": "PythonRuntime"}
     assert function["Architectures"] == [{"Ref": "Architecture"}]
     assert function["Handler"] == "app.handler"
@@ -203,9 +282,9 @@ def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resource
 
 def test_the_layer_says_for_which_python_and_cpu_it_is(resources: Resources) -> None:
     """So that Lambda refuses a function that it would break."""
-    [layer] = of_type(resources, "AWS::Lambda::LayerVersion").values()
-    assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
-    assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
+    for layer in of_type(resources, "AWS::Lambda::LayerVersion").values():
+        assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
+        assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
 
 
 # Permissions
@@ -278,6 +357,8 @@ def test_no_role_has_a_wildcard_but_for_its_log_streams_and_metrics(resources: R
         if names == ["*"]:
             assert actions == ["cloudwatch:PutMetricData"]
             assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Tollgate"}}
+        elif actions == ["dynamodb:ListStreams"]:  # which names a table's streams of all times
+            assert all(one.endswith("Table/stream/*") for one in names)
         else:
             assert [one for one in names if "*" in one] in ([], [f"{name}Logs:*"])
 
@@ -293,6 +374,8 @@ def shown(resource: Any) -> str:
     match resource:
         case {"Fn::GetAtt": [str(name), "Arn"]} | {"Ref": str(name)}:
             return name
+        case {"Fn::GetAtt": [str(name), "StreamArn"]}:
+            return f"{name}.StreamArn"
         case {"Fn::Sub": str(text)}:
             return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", text)
     return str(resource)
@@ -348,11 +431,14 @@ def test_what_cannot_be_dealt_with_goes_to_a_dead_letter_queue(
     assert redrive == {"deadLetterTargetArn": arn(f"{queue}DeadLetterQueue"), "maxReceiveCount": 5}
 
 
-def test_the_consumer_knows_which_receive_of_a_message_is_the_last(resources: Resources) -> None:
+@pytest.mark.parametrize(("queue", "function"), [("Events", "Usage"), ("Billing", "Billing")])
+def test_the_consumer_knows_which_receive_of_a_message_is_the_last(
+    resources: Resources, queue: str, function: str
+) -> None:
     """It writes a record before that one, which a killed function could not."""
-    environment = resources["UsageFunction"]["Properties"]["Environment"]["Variables"]
-    redrive = resources["EventsQueue"]["Properties"]["RedrivePolicy"]
-    assert environment["EVENTS_MAX_RECEIVES"] == str(redrive["maxReceiveCount"])
+    environment = resources[f"{function}Function"]["Properties"]["Environment"]["Variables"]
+    redrive = resources[f"{queue}Queue"]["Properties"]["RedrivePolicy"]
+    assert environment[f"{queue.upper()}_MAX_RECEIVES"] == str(redrive["maxReceiveCount"])
 
 
 def test_all_that_is_put_on_the_usage_bus_goes_to_the_events_queue(resources: Resources) -> None:
@@ -396,9 +482,28 @@ def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(
 def test_a_queue_is_read_with_partial_failures(resources: Resources) -> None:
     """One bad message does not bring its neighbours back."""
     mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
-    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings]
+    read = [(mapping["EventSourceArn"], mapping["FunctionName"]) for mapping in mappings if not is_of_stream(mapping)]
     assert read == [(arn(f"{queue}Queue"), {"Ref": f"{consumer}Function"}) for queue, consumer in CONSUMERS]
     assert all(mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for mapping in mappings)
+
+
+def is_of_stream(mapping: dict[str, Any]) -> bool:
+    """Whether a function reads a stream, and not a queue."""
+    return "StartingPosition" in mapping
+
+
+def test_the_outbox_reads_what_is_news_from_the_streams_and_keeps_what_it_cannot_tell(resources: Resources) -> None:
+    """Of the usage table the keys alone are in the stream: counters are written all the time."""
+    mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
+    streams = {mapping["EventSourceArn"]["Fn::GetAtt"][0]: mapping for mapping in mappings if is_of_stream(mapping)}
+    views = {table: resources[table]["Properties"]["StreamSpecification"]["StreamViewType"] for table in streams}
+    assert views == {"BillingTable": "NEW_AND_OLD_IMAGES", "UsageTable": "KEYS_ONLY"}
+    for mapping in streams.values():
+        assert mapping["FunctionName"] == {"Ref": "OutboxFunction"}
+        assert mapping["StartingPosition"] == "TRIM_HORIZON"
+        assert mapping["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
+        [wanted] = mapping["FilterCriteria"]["Filters"]
+        assert json.loads(wanted["Pattern"])
 
 
 def test_a_lease_of_an_alert_lasts_until_the_function_that_holds_it_has_ended(resources: Resources) -> None:
@@ -430,12 +535,17 @@ def test_only_alarms_of_this_account_publish_to_the_alarm_topic(resources: Resou
 
 
 @pytest.mark.parametrize(
-    ("name", "expression"), [("RetryProcessor", "rate(5 minutes)"), ("ErrorReport", "cron(0 7 * * ? *)")]
+    ("name", "expression"),
+    [
+        ("RetryProcessor", "rate(5 minutes)"),
+        ("Billing", "rate(15 minutes)"),
+        ("ErrorReport", "cron(0 7 * * ? *)"),
+    ],
 )
 def test_eventbridge_scheduler_invokes_and_keeps_what_it_could_not(
     resources: Resources, name: str, expression: str
 ) -> None:
-    """The retry processor every 5 minutes, the report once a day."""
+    """The retry processor every 5 minutes, billing every 15, the report once a day."""
     [schedule] = [
         one for one in of_type(resources, "AWS::Scheduler::Schedule").values()
         if one["Target"]["Arn"] == arn(f"{name}Function")
@@ -526,7 +636,7 @@ def test_a_sweep_or_report_that_fails_for_good_is_kept(resources: Resources) -> 
     """After two retries the invocation goes to the dead-letter queue."""
     configs = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
     functions = [config["FunctionName"]["Ref"] for config in configs]
-    assert sorted(functions) == ["ErrorReportFunction", "RetryProcessorFunction"]
+    assert sorted(functions) == ["BillingFunction", "ErrorReportFunction", "RetryProcessorFunction"]
     for config in configs:
         assert config["DestinationConfig"] == {"OnFailure": {"Destination": arn("InvocationsDeadLetterQueue")}}
         assert config["MaximumRetryAttempts"] == 2
@@ -545,6 +655,7 @@ def test_what_waits_in_a_dead_letter_queue_or_fails_in_a_sweep_is_told(resources
         {"Fn::GetAtt": ["EventsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["AlertsDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["RetriesDeadLetterQueue", "QueueName"]},
+        {"Fn::GetAtt": ["BillingDeadLetterQueue", "QueueName"]},
         {"Fn::GetAtt": ["InvocationsDeadLetterQueue", "QueueName"]},
     ]
     assert watched["Errors"] == [{"Ref": "RetryProcessorFunction"}]
@@ -706,6 +817,7 @@ def vagueness(key: str) -> tuple[int, list[int], bool]:
         ("UnresolvedErrorsThreshold", 1),
         ("LogRetentionDays", 30),
         ("ArchiveDays", 400),
+        ("Seller", ""),
     ],
 )
 def test_a_deployment_needs_no_parameters(translated: dict[str, Any], parameter: str, default: object) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.life import SUBSCRIBED, Entry, Life, Standing, Who, created
 from tollgate.catalog.model import Customer, Feature, Plan, Snapshot, Subscription
 from tollgate.catalog.webhooks import Webhook
 
@@ -21,6 +22,7 @@ class MemoryCatalog:
         self._plans: dict[str, tuple[Plan, ...]] = {}
         self._customers: dict[str, Customer] = {}
         self._snapshots: dict[str, Snapshot] = {}
+        self._lives: dict[str, tuple[Standing, tuple[Entry, ...]]] = {}
         self._keys: dict[str, ApiKey] = {}
         self._webhooks: tuple[Webhook, ...] = ()
 
@@ -101,7 +103,7 @@ class MemoryCatalog:
         every = (one for snapshot in self._snapshots.values() for one in snapshot.subscriptions)
         return next((one for one in every if one.id == subscription_id), None)
 
-    def add_subscription(self, subscription: Subscription) -> bool:
+    def add_subscription(self, subscription: Subscription, who: Who = SUBSCRIBED) -> bool:
         """Write a new subscription, if its id is free."""
         if self.subscription(subscription.id):
             return False
@@ -109,12 +111,30 @@ class MemoryCatalog:
         self._snapshots[subscription.customer] = replace(
             before, subscriptions=(*before.subscriptions, subscription), revision=before.revision + 1
         )
+        self._lives[subscription.id] = (Standing(subscription.customer, entries=1), (created(subscription, who),))
+        return True
+
+    def life(self, subscription_id: str) -> Life | None:
+        """The subscription with its history and standing."""
+        found = self.subscription(subscription_id)
+        return Life(found, *self._lives[subscription_id]) if found else None
+
+    def change_life(self, before: Life, after: Subscription, entry: Entry) -> bool:
+        """Write a change with its entry, if nothing has changed since."""
+        if self.life(after.id) != before:
+            return False
+        snapshot = self.snapshot(after.customer)
+        changed = tuple(after if one.id == after.id else one for one in snapshot.subscriptions)
+        self._snapshots[after.customer] = replace(snapshot, subscriptions=changed, revision=snapshot.revision + 1)
+        standing = replace(before.standing, entries=entry.number, revision=before.standing.revision + 1)
+        self._lives[after.id] = (standing, (*before.history, entry))
         return True
 
     def add_customers(self, newcomers: Sequence[tuple[Customer, Subscription]]) -> int:
         """Write customers that have no subscription with their first; how many were written."""
         new = [(customer, first) for customer, first in newcomers if not self.subscriptions(customer.id)]
         for customer, first in new:
+            self._lives[first.id] = (Standing(customer.id, entries=1), (created(first, SUBSCRIBED),))
             self._customers[customer.id] = customer
             self._snapshots[customer.id] = replace(self.snapshot(customer.id), subscriptions=(first,), revision=1)
         return len(new)

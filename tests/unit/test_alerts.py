@@ -1,7 +1,7 @@
 """Usage alerts: what a counter has reached, that it is queued, and that it goes out to all who want it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -254,9 +254,19 @@ class Receivers:
         self.answers: dict[str, Exception | None] = {}
         self.sent: list[tuple[str, str, bytes]] = []
 
-    def send(self, url: str, *, secret: str, message_id: str, at: datetime, body: bytes, allow_private: bool) -> None:
+    def send(
+        self,
+        url: str,
+        *,
+        secret: str,
+        retired: Sequence[str],
+        message_id: str,
+        at: datetime,
+        body: bytes,
+        allow_private: bool,
+    ) -> None:
         """Stand in for `kernel.webhooks.send`."""
-        assert (secret, at, allow_private) == (f"secret of {url}", NOW, False)
+        assert (secret, retired, at, allow_private) == (f"secret of {url}", [], NOW, False)
         self.sent.append((url, message_id, body))
         if error := self.answers.get(url):
             raise error

@@ -15,6 +15,7 @@ from tests.unit.fakes_metering import FakeCounters
 from tests.unit.fakes_recovery import NOW, Clock
 from tollgate.api.problems import invalid_fields
 from tollgate.catalog import service
+from tollgate.catalog.life import SUBSCRIBED, Who
 from tollgate.catalog.model import (
     Aggregation,
     BillingPeriod,
@@ -330,12 +331,12 @@ class Contended(MemoryCatalog):
             super().add_plan_version(replace(plan, name=f"Rival {plan.version}"))
         return super().add_plan_version(plan)
 
-    def add_subscription(self, subscription: Subscription) -> bool:
+    def add_subscription(self, subscription: Subscription, who: Who = SUBSCRIBED) -> bool:
         """Lose the race as long as there are rivals."""
         if self.times:
             self.times -= 1
             return False
-        return super().add_subscription(subscription)
+        return super().add_subscription(subscription, who)
 
 
 def plain_plan(**change: Any) -> Plan:
@@ -585,7 +586,8 @@ def subscription(**change: Any) -> Subscription:
     return replace(made, **change)
 
 
-TRIAL = subscription(anchor=datetime(2025, 2, 14, 11, tzinfo=UTC))
+TRIAL_END = datetime(2025, 2, 14, 11, tzinfo=UTC)
+TRIAL = subscription(anchor=TRIAL_END, trial_ends_at=TRIAL_END)
 INSTANT = timedelta(microseconds=1)
 
 

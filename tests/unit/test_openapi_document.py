@@ -12,7 +12,7 @@ from tollgate.api.auth import SECURITY_SCHEME
 from tollgate.catalog.keys import SCOPES
 from tools.openapi import OPENAPI, build
 
-OPEN = {"/docs", "/healthz", "/v1/openapi.json"}
+OPEN = {"/docs", "/healthz", "/v1/openapi.json", "/v1/webhooks/stripe"}
 
 
 def document() -> dict[str, Any]:

@@ -23,7 +23,15 @@ from tests.conftest import ROOT
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_recovery import NOW, Clock
 from tests.unit.fakes_webhooks import receiver
-from tollgate.catalog.webhooks import MAX_WEBHOOKS, disable_webhook, put_webhook, remove_webhook, webhook
+from tollgate.catalog.webhooks import (
+    MAX_WEBHOOKS,
+    OVERLAP,
+    disable_webhook,
+    put_webhook,
+    remove_webhook,
+    rotate_secret,
+    webhook,
+)
 from tollgate.kernel import webhooks
 from tollgate.kernel.errors import Conflict, InvalidInput, NotFound
 from tollgate.kernel.webhooks import DeliveryFailed, Gone, check_url, new_secret, send, sign
@@ -376,7 +384,7 @@ def test_a_webhook_must_be_where_events_may_go_and_want_what_there_is() -> None:
     with pytest.raises(InvalidInput) as caught:
         put(store, url="https://169.254.169.254/")
     assert [fault.pointer for fault in caught.value.errors] == ["/url"]
-    for events in ((), ("invoice.paid",)):
+    for events in ((), ("invoice.eaten",)):
         with pytest.raises(InvalidInput) as caught:
             put_webhook(store, "w1", url="https://8.8.8.8/", events=events, clock=Clock(), allow_private=False)
         assert [fault.pointer for fault in caught.value.errors] == ["/events"]
@@ -401,3 +409,50 @@ def test_a_disabled_webhook_is_enabled_when_it_is_put_again() -> None:
     assert webhook(store, "w1").disabled_at is None
     disable_webhook(store, before, at=NOW)
     assert webhook(store, "w1").disabled_at is None
+
+
+def test_a_new_secret_signs_beside_the_one_before_for_a_day() -> None:
+    """And alone from then on; each is shown once, when it is made."""
+    catalog, clock = MemoryCatalog(), Clock()
+    made, first = put_webhook(
+        catalog, "hook", url="https://1.1.1.1/", events=("invoice.paid",), clock=clock, allow_private=False
+    )
+    assert made.secrets(clock()) == (first,)
+    rotated = rotate_secret(catalog, "hook", clock=clock)
+    assert rotated.secret != first
+    assert webhook(catalog, "hook").secrets(clock()) == (rotated.secret, first)
+    clock.forward(OVERLAP - timedelta(seconds=1))
+    assert webhook(catalog, "hook").secrets(clock()) == (rotated.secret, first)
+    clock.forward(timedelta(seconds=1))
+    assert webhook(catalog, "hook").secrets(clock()) == (rotated.secret,)
+
+
+def test_secrets_that_are_replaced_in_haste_all_sign_for_a_day() -> None:
+    """The last three: whoever sends a request again, because its answer was lost, locks no receiver out."""
+    catalog, clock = MemoryCatalog(), Clock()
+    put_webhook(catalog, "hook", url="https://1.1.1.1/", events=("invoice.paid",), clock=clock, allow_private=False)
+    secrets = [webhook(catalog, "hook").secret]
+    secrets += [rotate_secret(catalog, "hook", clock=clock).secret for _ in range(4)]
+    assert webhook(catalog, "hook").secrets(clock()) == tuple(reversed(secrets[1:]))
+
+
+def test_the_secret_of_what_is_not_there_cannot_be_replaced() -> None:
+    """404."""
+    with pytest.raises(NotFound):
+        rotate_secret(MemoryCatalog(), "hook", clock=Clock())
+
+
+def test_a_receiver_can_verify_with_either_secret() -> None:
+    """The header has a signature by each, as the standard says."""
+    with receiver() as it:
+        send(
+            it.url,
+            secret="whsec_bmV3",
+            retired=[SECRET],
+            message_id=MESSAGE,
+            at=AT,
+            body=BODY,
+            allow_private=True,
+        )
+    signatures = it.received.get().headers["webhook-signature"].split(" ")
+    assert signatures == [sign("whsec_bmV3", MESSAGE, AT, BODY), SIGNATURE]

@@ -138,11 +138,14 @@ class Deliveries:
             return list(workers.map(post, receivers))
 
     def _post_one(self, receiver: Webhook, event_id: str, event: Mapping[str, Any]) -> None:
+        now = self._clock()
+        secret, *retired = receiver.secrets(now)
         send(
             receiver.url,
-            secret=receiver.secret,
+            secret=secret,
+            retired=retired,
             message_id=event_id,
-            at=self._clock(),
+            at=now,
             body=json.dumps(event, separators=(",", ":")).encode(),
             allow_private=self._allow_private,
         )

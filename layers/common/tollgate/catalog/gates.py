@@ -32,6 +32,8 @@ from tollgate.catalog.model import (
     SubscriptionStatus,
     Threshold,
     sharding_to_dict,
+    stretch_from_list,
+    stretch_to_list,
     threshold_to_dict,
 )
 from tollgate.catalog.periods import Interval
@@ -136,6 +138,7 @@ def write_gate(gate: Gate) -> str:
 def _term(term: Term) -> list[Any]:
     subscription, granted = term
     start, anchor = _microseconds(subscription.starts_at), _microseconds(subscription.anchor)
+    changes = _changes(subscription)
     return [
         subscription.id,
         subscription.plan,
@@ -149,6 +152,19 @@ def _term(term: Term) -> list[Any]:
         int(granted.enabled),
         _quota(granted.quota),
         _rate(granted.rate),
+        *([changes] if any(changes) else []),
+    ]
+
+
+def _changes(subscription: Subscription) -> list[Any]:
+    """What few subscriptions have: when the trial ends and the subscription, as what; and other calendars before."""
+    trial, end, earlier = subscription.trial_ends_at, subscription.ends_at, subscription.earlier
+    anchors = [*(one.anchor for one in earlier[1:]), subscription.anchor]
+    calendars = [one for one, anchor in zip(earlier, anchors, strict=False) if one.anchor != anchor]
+    return [
+        trial and _microseconds(trial),
+        end and [_microseconds(end), subscription.ends_as.value],
+        [stretch_to_list(one) for one in calendars],
     ]
 
 
@@ -178,7 +194,8 @@ def read_gate(customer: str, feature: str, text: str) -> Gate:
 
 
 def _to_term(customer: str, feature: Feature, body: list[Any]) -> Term:
-    name, plan, version, start, trial, timezone, interval, count, state, enabled, quota, rate = body
+    name, plan, version, start, anchor, timezone, interval, count, state, enabled, quota, rate, *changes = body
+    trial_end, end, earlier = changes[0] if changes else (None, None, [])
     starts_at = _to_time(start)
     subscription = Subscription(
         id=name,
@@ -186,12 +203,16 @@ def _to_term(customer: str, feature: Feature, body: list[Any]) -> Term:
         plan=plan,
         plan_version=version,
         starts_at=starts_at,
-        anchor=_to_time(start + trial),
+        anchor=_to_time(start + anchor),
         timezone=timezone,
         billing_period=BillingPeriod(Interval(interval), count),
         state=SubscriptionStatus(state),
         created_at=starts_at,
         request_digest="",
+        trial_ends_at=_to_time(trial_end) if trial_end else None,
+        earlier=tuple(stretch_from_list(one) for one in earlier),
+        ends_at=_to_time(end[0]) if end else None,
+        ends_as=SubscriptionStatus(end[1]) if end else SubscriptionStatus.CANCELLED,
     )
     return subscription, PlanFeature(feature, bool(enabled), None, _to_quota(quota), _to_rate(rate))
 

@@ -16,7 +16,9 @@ from tollgate.pricing.model import Price, price_from_dict, price_to_dict
 from tollgate.pricing.model import faults as price_faults
 
 __all__ = [
+    "ENDED",
     "INACTIVE",
+    "AfterGrace",
     "Aggregation",
     "BillingPeriod",
     "Customer",
@@ -27,11 +29,13 @@ __all__ = [
     "Override",
     "Plan",
     "PlanFeature",
+    "PlannedChange",
     "Quota",
     "Rate",
     "RateAlgorithm",
     "Sharding",
     "Snapshot",
+    "Stretch",
     "Subscription",
     "SubscriptionStatus",
     "Threshold",
@@ -45,6 +49,8 @@ __all__ = [
     "plan_to_dict",
     "sharding_from_dict",
     "sharding_to_dict",
+    "stretch_from_list",
+    "stretch_to_list",
     "subscription_from_dict",
     "subscription_to_dict",
     "threshold_from_dict",
@@ -103,8 +109,18 @@ class SubscriptionStatus(StrEnum):
     EXPIRED = "expired"
 
 
-INACTIVE: Final = frozenset({SubscriptionStatus.PAUSED, SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED})
+ENDED: Final = frozenset({SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED})
+"""Nothing follows these."""
+
+INACTIVE: Final = ENDED | {SubscriptionStatus.PAUSED}
 """A subscription in these grants nothing; one that is past due still does, for its grace."""
+
+
+class AfterGrace(StrEnum):
+    """What becomes of a subscription that is still past due when its grace is over."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +184,7 @@ class Plan:
     trial_days: int
     grace_days: int
     features: tuple[PlanFeature, ...]
+    after_grace: AfterGrace = AfterGrace.CANCEL
 
     def feature(self, code: str) -> PlanFeature | None:
         """The plan's terms for a feature, if it has the feature."""
@@ -186,11 +203,39 @@ class Customer:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a subscription was until it was changed: events of that time still count by it."""
+
+    until: datetime
+    plan: str
+    plan_version: int
+    anchor: datetime
+    billing_period: BillingPeriod
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChange:
+    """A plan version that takes the place of the present one at an instant, the end of a period."""
+
+    at: datetime
+    plan: str
+    plan_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """A customer on a plan version.
 
-    A trial is a period of its own, [starts_at, anchor); the billing periods follow from `anchor`, which
-    is where the trial ends, or `starts_at` where there is none.
+    A trial is a period of its own, [starts_at, trial_ends_at), after which `anchor` lies; the billing periods follow
+    from the anchor. It stays where it is unless the plan changes to one of another billing period within a period,
+    which then ends there.
+
+    Attributes:
+        state: what it was last said to be; `status` says what it is at an instant.
+        earlier: what it was before its last changes, the oldest first, as far back as events may count.
+        planned: the change that the end of the period brings.
+        ends_at: when it ends or has ended, as `ends_as`.
+        grace_until: while it is past due, when its grace is over; kept while it is paused because it was not paid.
     """
 
     id: str
@@ -204,19 +249,48 @@ class Subscription:
     state: SubscriptionStatus
     created_at: datetime
     request_digest: str
+    trial_ends_at: datetime | None = None
+    earlier: tuple[Stretch, ...] = ()
+    planned: PlannedChange | None = None
+    ends_at: datetime | None = None
+    ends_as: SubscriptionStatus = SubscriptionStatus.CANCELLED
+    grace_until: datetime | None = None
 
     def status(self, at: datetime) -> SubscriptionStatus:
-        """The status at an instant: an active subscription that has a trial is trialing before its anchor."""
-        if self.state is SubscriptionStatus.ACTIVE and at < self.anchor and self.starts_at < self.anchor:
+        """The status at an instant of the present or the future: trials and subscriptions end by themselves."""
+        if self.ends_at is not None and self.ends_at <= at:
+            return self.ends_as
+        if self.state is SubscriptionStatus.ACTIVE and self.trial_ends_at is not None and at < self.trial_ends_at:
             return SubscriptionStatus.TRIALING
         return self.state
 
+    def version_at(self, at: datetime) -> tuple[str, int]:
+        """The plan and its version that events of an instant are counted by."""
+        stretch = self._stretch(at)
+        return stretch.plan, stretch.plan_version
+
     def period(self, at: datetime) -> Period:
-        """The period that an instant lies in; an instant before the start counts as the start."""
+        """The period that an instant lies in, which a change may have ended early; before the start, the first one.
+
+        It goes on where the subscription ends within it.
+        """
+        whole = self.whole_period(at)
+        anchors = [*(one.anchor for one in self.earlier[1:]), self.anchor]
+        changes = zip(self.earlier, anchors, strict=False)  # no change where nothing was before
+        cuts = (old.until for old, anchor in changes if old.until > max(at, self.starts_at) and old.anchor != anchor)
+        return Period(whole.start, min([whole.end, *cuts]))
+
+    def whole_period(self, at: datetime) -> Period:
+        """The period that an instant lies in as it was meant to be, whatever ended it early."""
         at = max(at, self.starts_at)
-        if at < self.anchor:
-            return Period(self.starts_at, self.anchor)
-        return period_at(self.anchor, self.timezone, self.billing_period.interval, self.billing_period.count, at)
+        if self.trial_ends_at is not None and at < self.trial_ends_at:
+            return Period(self.starts_at, self.trial_ends_at)
+        stretch = self._stretch(at)
+        unit = stretch.billing_period
+        return period_at(stretch.anchor, self.timezone, unit.interval, unit.count, at)
+
+    def _stretch(self, at: datetime) -> "Stretch | Subscription":
+        return next((one for one in self.earlier if at < one.until), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +453,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "base_price": f"{plan.base_price:f}",  # keeps the digits it was sent with,
         "trial_days": plan.trial_days,
         "grace_days": plan.grace_days,
+        "after_grace": plan.after_grace.value,
         "features": [_granted_to_dict(granted) for granted in plan.features],
     }
 
@@ -428,6 +503,7 @@ def plan_from_dict(body: dict[str, Any], features: dict[str, Feature]) -> Plan:
         trial_days=body["trial_days"],
         grace_days=body["grace_days"],
         features=tuple(_granted_from_dict(granted, features) for granted in body["features"]),
+        after_grace=AfterGrace(body.get("after_grace", AfterGrace.CANCEL)),
     )
 
 
@@ -457,11 +533,46 @@ def subscription_to_dict(subscription: Subscription) -> dict[str, Any]:
         "state": subscription.state.value,
         "created_at": format_time(subscription.created_at),
         "request_digest": subscription.request_digest,
+        **_changes_to_dict(subscription),
     }
+
+
+def _changes_to_dict(subscription: Subscription) -> dict[str, Any]:
+    """What most subscriptions do not have, and the snapshot is read with every check."""
+    changes: dict[str, Any] = {}
+    for name in ("trial_ends_at", "ends_at", "grace_until"):
+        if at := getattr(subscription, name):
+            changes[name] = format_time(at)
+    if subscription.ends_at:
+        changes["ends_as"] = subscription.ends_as.value
+    if planned := subscription.planned:
+        changes["planned"] = [format_time(planned.at), planned.plan, planned.plan_version]
+    if subscription.earlier:
+        changes["earlier"] = [stretch_to_list(one) for one in subscription.earlier]
+    return changes
+
+
+def stretch_to_list(stretch: Stretch) -> list[Any]:
+    """A stretch as the customer's snapshot keeps it."""
+    unit = stretch.billing_period
+    plan, version = stretch.plan, stretch.plan_version
+    return [format_time(stretch.until), plan, version, format_time(stretch.anchor), unit.interval.value, unit.count]
+
+
+def stretch_from_list(body: list[Any]) -> Stretch:
+    """Read back what `stretch_to_list` wrote."""
+    until, plan, version, anchor, interval, count = body
+    unit = BillingPeriod(Interval(interval), count)
+    return Stretch(parse_time(until), plan, version, parse_time(anchor), unit)
+
+
+def _time(body: dict[str, Any], name: str) -> datetime | None:
+    return parse_time(body[name]) if body.get(name) else None
 
 
 def subscription_from_dict(body: dict[str, Any]) -> Subscription:
     """Read back what `subscription_to_dict` wrote."""
+    planned = body.get("planned")
     return Subscription(
         id=body["id"],
         customer=body["customer"],
@@ -474,6 +585,12 @@ def subscription_from_dict(body: dict[str, Any]) -> Subscription:
         state=SubscriptionStatus(body["state"]),
         created_at=parse_time(body["created_at"]),
         request_digest=body["request_digest"],
+        trial_ends_at=_time(body, "trial_ends_at"),
+        earlier=tuple(stretch_from_list(one) for one in body.get("earlier", ())),
+        planned=PlannedChange(parse_time(planned[0]), planned[1], planned[2]) if planned else None,
+        ends_at=_time(body, "ends_at"),
+        ends_as=SubscriptionStatus(body.get("ends_as", SubscriptionStatus.CANCELLED)),
+        grace_until=_time(body, "grace_until"),
     )
 
 

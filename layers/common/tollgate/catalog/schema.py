@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tollgate.catalog.keys import ApiKey, Scope
+from tollgate.catalog.life import Action, When
 from tollgate.catalog.model import (
+    AfterGrace,
     Aggregation,
     BillingPeriod,
     Customer,
@@ -161,6 +163,8 @@ class PlanBody(_Body):
     base_price: DecimalString = ZERO
     trial_days: int = Field(default=0, ge=0, le=3650, strict=True)
     grace_days: int = Field(default=0, ge=0, le=3650, strict=True)
+    """For how long a subscription whose invoice could not be collected still grants what the plan does."""
+    after_grace: AfterGrace = AfterGrace.CANCEL
     features: list[PlanFeatureBody] = Field(default=[], max_length=200)
 
 
@@ -197,6 +201,7 @@ def to_plan(code: str, body: PlanBody, features: dict[str, Feature]) -> tuple[Pl
         base_price=body.base_price,
         trial_days=body.trial_days,
         grace_days=body.grace_days,
+        after_grace=body.after_grace,
         features=tuple(granted),
     )
     return plan, (*faults, *plan_faults(plan, places)) if faults else ()
@@ -239,6 +244,27 @@ class SubscriptionBody(_Body):
     plan: Code
     starts_at: Timestamp | None = None
     trial_days: int | None = Field(default=None, ge=0, le=3650, strict=True)
+    ends_at: Timestamp | None = None
+    """Of a fixed term; it expires then."""
+
+
+class ReasonBody(_Body):
+    """Why a subscription is changed; for the history."""
+
+    reason: Annotated[str, StringConstraints(max_length=500)] = ""
+
+
+class ChangeBody(ReasonBody):
+    """Another plan for a subscription."""
+
+    plan: Code
+    when: When
+
+
+class CancelBody(ReasonBody):
+    """The end of a subscription."""
+
+    when: When
 
 
 class PlanReference(BaseModel):
@@ -255,6 +281,13 @@ class PeriodView(BaseModel):
     end: Timestamp
 
 
+class PlannedChangeView(BaseModel):
+    """A plan version that takes the place of the present one."""
+
+    at: Timestamp
+    plan: PlanReference
+
+
 class SubscriptionView(BaseModel):
     """A subscription as it stands now."""
 
@@ -266,7 +299,39 @@ class SubscriptionView(BaseModel):
     trial_ends_at: Timestamp | None
     timezone: str
     current_period: PeriodView
+    ends_at: Timestamp | None
+    """When it ends, or has ended."""
+    planned_change: PlannedChangeView | None
+    """What the end of the period brings."""
+    grace_until: Timestamp | None
+    """Of one that is past due, or paused because it was not paid."""
     created_at: Timestamp
+
+
+class EntryView(BaseModel):
+    """A change in the life of a subscription."""
+
+    number: int
+    at: Timestamp
+    """From when on it holds."""
+    recorded_at: Timestamp
+    action: Action
+    before: SubscriptionStatus | None = Field(alias="from")
+    to: SubscriptionStatus
+    actor: str
+    """An API key, or "system"."""
+    reason: str
+    plan: PlanReference
+    """What is in force from then on."""
+    readings: dict[str, DecimalString]
+    """Of a change of plan within a period: the usage until then, by feature."""
+
+
+class EntryList(BaseModel):
+    """The history of a subscription."""
+
+    items: list[EntryView]
+    next_cursor: str | None
 
 
 class SubscriptionList(BaseModel):
@@ -279,7 +344,7 @@ class SubscriptionList(BaseModel):
 def subscription_view(subscription: Subscription, now: datetime) -> dict[str, Any]:
     """A subscription as the API shows it."""
     period = subscription.period(now)
-    trial = subscription.anchor if subscription.anchor > subscription.starts_at else None
+    trial, end, planned = subscription.trial_ends_at, subscription.ends_at, subscription.planned
     return {
         "id": subscription.id,
         "customer": subscription.customer,
@@ -289,6 +354,14 @@ def subscription_view(subscription: Subscription, now: datetime) -> dict[str, An
         "trial_ends_at": format_time(trial) if trial else None,
         "timezone": subscription.timezone,
         "current_period": {"start": format_time(period.start), "end": format_time(period.end)},
+        "ends_at": format_time(end) if end else None,
+        "planned_change": {
+            "at": format_time(planned.at),
+            "plan": {"code": planned.plan, "version": planned.plan_version},
+        }
+        if planned
+        else None,
+        "grace_until": format_time(subscription.grace_until) if subscription.grace_until else None,
         "created_at": format_time(subscription.created_at),
     }
 
@@ -422,7 +495,7 @@ class WebhookBody(_Body):
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
     """Begins with https:// and names a host of the public internet."""
 
-    events: list[EventType] = Field(min_length=1, max_length=20)
+    events: list[EventType] = Field(min_length=1, max_length=50)
 
 
 class WebhookView(WebhookBody):
@@ -432,6 +505,8 @@ class WebhookView(WebhookBody):
     created_at: Timestamp
     disabled_at: Timestamp | None
     """When it answered 410 Gone; it is sent nothing until it is put again."""
+    old_secrets_until: Timestamp | None = None
+    """Until then what it is sent is signed with the secrets before the present one too."""
 
 
 class WebhookCreated(WebhookView):
@@ -455,6 +530,7 @@ def webhook_view(webhook: Webhook) -> dict[str, Any]:
         "events": list(webhook.events),
         "created_at": format_time(webhook.created_at),
         "disabled_at": format_time(webhook.disabled_at) if webhook.disabled_at else None,
+        "old_secrets_until": format_time(max(until for _, until in webhook.retired)) if webhook.retired else None,
     }
 
 

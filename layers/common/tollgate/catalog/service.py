@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
+from tollgate.catalog.life import SUBSCRIBED, SYSTEM, Who
 from tollgate.catalog.model import (
     Customer,
     Feature,
@@ -62,7 +63,7 @@ class Catalog(Snapshots, Protocol):
     def subscription(self, subscription_id: str) -> Subscription | None:
         """The subscription, if there is one."""
 
-    def add_subscription(self, subscription: Subscription) -> bool:
+    def add_subscription(self, subscription: Subscription, who: Who = SUBSCRIBED) -> bool:
         """Write a new subscription, if its id is free and the customer's others are as last read."""
 
 
@@ -164,8 +165,10 @@ def subscribe(
     idempotency_key: str | None = None,
     starts_at: datetime | None = None,
     trial_days: int | None = None,
+    ends_at: datetime | None = None,
+    actor: str = SYSTEM,
 ) -> Subscription:
-    """Put a customer on the latest version of a plan.
+    """Put a customer on the latest version of a plan, until `ends_at` or until it is cancelled.
 
     The same request with the same id or idempotency key gives the subscription it made the first time.
 
@@ -174,6 +177,7 @@ def subscribe(
         Conflict: the id or key belongs to another request.
     """
     request = [customer, plan, starts_at.isoformat() if starts_at else None, trial_days]
+    request += [ends_at.isoformat()] if ends_at else []
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()
     if subscription_id is not None and idempotency_key is not None:
         raise InvalidInput([FieldError("/id", "give an id or an Idempotency-Key, not both: either names the request")])
@@ -186,8 +190,10 @@ def subscribe(
                 raise Conflict(f"The subscription {subscription_id} was made by another request.")
             publish(customer, snapshots=catalog, gates=gates, clock=clock)  # it may have broken off
             return existing
-        made = _new_subscription(catalog, subscription_id, digest, customer, plan, clock(), starts_at, trial_days)
-        if catalog.add_subscription(made):
+        made = _new_subscription(
+            catalog, subscription_id, digest, customer, plan, clock(), starts_at, trial_days, ends_at
+        )
+        if catalog.add_subscription(made, Who(actor, SUBSCRIBED.reason)):
             publish(customer, snapshots=catalog, gates=gates, clock=clock)
             return made
     raise Conflict(f"Others are changing the subscriptions of {customer} now; send the request again.")
@@ -202,6 +208,7 @@ def _new_subscription(
     now: datetime,
     starts_at: datetime | None,
     trial_days: int | None,
+    ends_at: datetime | None,
 ) -> Subscription:
     owner, chosen = catalog.customer(customer_id), catalog.plan(plan_code)
     faults = [
@@ -210,11 +217,15 @@ def _new_subscription(
     ]
     if starts_at is not None and starts_at > now + _CLOCK_SKEW:
         faults.append(FieldError("/starts_at", "must not lie in the future"))
+    if ends_at is not None and ends_at <= (starts_at or now):
+        faults.append(FieldError("/ends_at", "must lie after the start"))
     if owner and len(catalog.subscriptions(customer_id)) >= _MAX_SUBSCRIPTIONS:
         faults.append(FieldError("/customer", f"has {_MAX_SUBSCRIPTIONS} subscriptions, and no room for more"))
     if faults or owner is None or chosen is None:
         raise InvalidInput(faults)
     made = _subscription(owner, subscription_id, digest, chosen, now, starts_at, trial_days)
+    if ends_at is not None:
+        made = replace(made, ends_at=ends_at, ends_as=SubscriptionStatus.EXPIRED)
     try:
         made.period(now)
     except InvalidInput:
@@ -233,18 +244,20 @@ def _subscription(
 ) -> Subscription:
     start = starts_at or now.replace(microsecond=0)  # events tell their time to the second
     days = chosen.trial_days if trial_days is None else trial_days
+    trial_ends_at = local_days_later(start, owner.timezone, days) if days else None
     return Subscription(
         id=subscription_id,
         customer=owner.id,
         plan=chosen.code,
         plan_version=chosen.version,
         starts_at=start,
-        anchor=local_days_later(start, owner.timezone, days) if days else start,
+        anchor=trial_ends_at or start,
         timezone=owner.timezone,
         billing_period=chosen.billing_period,
         state=SubscriptionStatus.ACTIVE,
         created_at=now,
         request_digest=digest,
+        trial_ends_at=trial_ends_at,
     )
 
 

@@ -9,15 +9,18 @@ KEY                    id                an API key
 SECRET                 cursor            signs cursors
 WEBHOOK                ALL               all webhooks
 CUSTOMER#id            SUBSCRIPTIONS     the snapshot of a customer          (usage table)
-SUBSCRIPTION#id        OWNER             whose it is                         (usage table)
+SUBSCRIPTION#id        OWNER             whose it is, how far it is billed   (usage table)
+SUBSCRIPTION#id        HISTORY#00000042  a change in its life                (usage table)
 ALERT#counter          threshold         whether it has been told            (usage table)
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from heapq import merge
 from typing import Any, Final, TypeVar, cast
 
 from pynamodb.attributes import (
@@ -37,6 +40,17 @@ from pynamodb.transactions import TransactWrite
 
 from tollgate.catalog.deliveries import Lease
 from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.life import (
+    SUBSCRIBED,
+    Entry,
+    Life,
+    Standing,
+    Who,
+    created,
+    due_at,
+    entry_from_dict,
+    entry_to_dict,
+)
 from tollgate.catalog.model import (
     Customer,
     Feature,
@@ -57,13 +71,17 @@ from tollgate.catalog.model import (
     threshold_to_dict,
 )
 from tollgate.catalog.webhooks import Webhook
-from tollgate.kernel.dynamodb import CatalogTable, UsageTable, connect, is_lost_race
+from tollgate.kernel.dynamodb import CatalogTable, UsageTable, Write, connect, is_lost_race, write_all
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.time import format_time, parse_time
 
-__all__ = ["DynamoCatalog", "DynamoOnce", "cursor_secret"]
+__all__ = ["DUE_SHARDS", "DynamoCatalog", "DynamoOnce", "cursor_secret", "standing_write"]
+
+DUE_SHARDS: Final = 8
+"""Of the index of due subscriptions: some 8,000 changes a second."""
 
 _LATEST: Final = "PLAN"
+_READS: Final = 5
 _Item = TypeVar("_Item", bound=Model)
 
 
@@ -124,9 +142,26 @@ class SubscriptionsItem(UsageTable, discriminator="subscriptions"):
 
 
 class OwnerItem(UsageTable, discriminator="owner"):
-    """Whose subscription an id is."""
+    """Whose subscription an id is, and how far it is billed: every change of either is a new revision.
+
+    The sparse index `due` holds those that billing must look at, by when.
+    """
 
     customer = UnicodeAttribute()
+    revision = NumberAttribute()
+    entries = NumberAttribute()
+    billed_until = UTCDateTimeAttribute(null=True)
+    invoice = UnicodeAttribute(null=True)
+    is_settled = BooleanAttribute()
+    due_shard = UnicodeAttribute(null=True)
+    due_at = UnicodeAttribute(null=True)
+
+
+class EntryItem(UsageTable, discriminator="history"):
+    """A change in the life of a subscription."""
+
+    body = JSONAttribute()
+    request = JSONAttribute(null=True)
 
 
 class SentItem(UsageTable, discriminator="sent"):
@@ -266,14 +301,14 @@ class DynamoCatalog:
             return None
         return next((one for one in self.subscriptions(owner.customer) if one.id == subscription_id), None)
 
-    def add_subscription(self, subscription: Subscription) -> bool:
+    def add_subscription(self, subscription: Subscription, who: Who = SUBSCRIBED) -> bool:
         """Write a new subscription, if its id is free and the customer's others are as last read."""
         pk = f"CUSTOMER#{subscription.customer}"
         snapshot = _get(SubscriptionsItem, pk, "SUBSCRIPTIONS")
         snapshot = snapshot or SubscriptionsItem(pk, "SUBSCRIPTIONS", subscriptions=[])
         snapshot.subscriptions = [*snapshot.subscriptions, subscription_to_dict(subscription)]
-        owner = OwnerItem(f"SUBSCRIPTION#{subscription.id}", "OWNER", customer=subscription.customer)
-        return _transact([(owner, OwnerItem.pk.does_not_exist()), (snapshot, None)], UsageTable)
+        owner, entry = _begun(subscription, who)
+        return _transact([(owner, OwnerItem.pk.does_not_exist()), (snapshot, None), (entry, None)], UsageTable)
 
     def add_customers(self, newcomers: Sequence[tuple[Customer, Subscription]]) -> int:
         """Write customers with their first subscription, 25 items a request; how many were written.
@@ -283,7 +318,7 @@ class DynamoCatalog:
         """
         known = self.snapshots_of(customer.id for customer, _ in newcomers)
         kept = {customer.id: known.get(customer.id, Snapshot()) for customer, _ in newcomers}
-        new = [(customer, first) for customer, first in newcomers if not kept[customer.id].subscriptions]
+        new = [one for one in newcomers if not kept[one[0].id].subscriptions]
         connect(CatalogTable)
         with CustomerItem.batch_write() as batch:
             for customer, _ in new:
@@ -291,11 +326,56 @@ class DynamoCatalog:
         connect(UsageTable)
         with UsageTable.batch_write() as batch:
             for _, first in new:
-                batch.save(OwnerItem(f"SUBSCRIPTION#{first.id}", "OWNER", customer=first.customer))
+                for item in _begun(first, SUBSCRIBED):
+                    batch.save(item)
                 snapshot = SubscriptionsItem(f"CUSTOMER#{first.customer}", "SUBSCRIPTIONS", version=1)
                 _fill(snapshot, replace(kept[first.customer], subscriptions=(first,)))
                 batch.save(snapshot)
         return len(new)
+
+    def history_entry(self, subscription_id: str, number: int) -> tuple[str, Entry] | None:
+        """The customer of a subscription, and an entry of its history."""
+        owner = _get(OwnerItem, f"SUBSCRIPTION#{subscription_id}", "OWNER")
+        item = _get(EntryItem, f"SUBSCRIPTION#{subscription_id}", f"HISTORY#{number:08d}") if owner else None
+        return (owner.customer, entry_from_dict(item.body, item.request)) if owner and item else None
+
+    def life(self, subscription_id: str) -> Life | None:
+        """A subscription with its history and standing, if there is one.
+
+        Another writer may change it while it is read. A write of what was read then finds another revision.
+        """
+        connect(UsageTable)
+        for _ in range(_READS):
+            items = list(UsageTable.query(f"SUBSCRIPTION#{subscription_id}", consistent_read=True))
+            owner = next((item for item in items if isinstance(item, OwnerItem)), None)
+            if owner is None:
+                return None
+            entries = [item for item in items if isinstance(item, EntryItem)]
+            mine = (one for one in self.subscriptions(owner.customer) if one.id == subscription_id)
+            subscription = next(mine, None)
+            if subscription is not None and len(entries) == owner.entries:
+                history = tuple(entry_from_dict(item.body, item.request) for item in entries)
+                return Life(subscription, _standing(owner), history)
+        raise Unavailable("The subscription is being changed now; send the request again.")
+
+    def change_life(self, before: Life, after: Subscription, entry: Entry) -> bool:
+        """Write a change of a subscription with its entry, if nothing of it has changed since it was read."""
+        item = _get(SubscriptionsItem, f"CUSTOMER#{after.customer}", "SUBSCRIPTIONS")
+        snapshot = _snapshot(item)
+        if item is None or before.subscription not in snapshot.subscriptions:
+            return False
+        changed = tuple(after if one.id == after.id else one for one in snapshot.subscriptions)
+        _fill(item, replace(snapshot, subscriptions=changed))
+        standing = replace(before.standing, entries=entry.number, revision=before.standing.revision + 1)
+        life = Life(after, standing, (*before.history, entry))
+        told = _entry_item(after.id, entry), EntryItem.pk.does_not_exist()
+        return write_all([standing_write(life), (item, None), told])
+
+    def due(self, by: datetime) -> Iterator[tuple[str, datetime]]:
+        """The subscriptions that billing must look at, and since when, the longest due first; may lag behind."""
+        shards = (_due(str(shard), by) for shard in range(DUE_SHARDS))
+        for item in merge(*shards, key=lambda item: item["due_at"]["S"]):
+            yield item["pk"]["S"].removeprefix("SUBSCRIPTION#"), datetime.fromisoformat(item["due_at"]["S"])
 
     def key(self, key_id: str) -> ApiKey | None:
         """The key, if there is one."""
@@ -381,6 +461,66 @@ def cursor_secret() -> bytes:
         _put(made, SecretItem.pk.does_not_exist())
         item = _get(SecretItem, "SECRET", "cursor") or made
     return item.secret
+
+
+def standing_write(life: Life) -> Write:
+    """The write of a subscription's standing in its next revision, on condition of the one before it.
+
+    It is part of a transaction with whatever must happen together with it (`tollgate.kernel.dynamodb.write_all`).
+    """
+    return _owner(life), OwnerItem.revision == life.standing.revision - 1
+
+
+def _begun(subscription: Subscription, who: Who) -> tuple[OwnerItem, EntryItem]:
+    first = created(subscription, who)
+    life = Life(subscription, Standing(subscription.customer, entries=1), (first,))
+    return _owner(life), _entry_item(subscription.id, first)
+
+
+def _owner(life: Life) -> OwnerItem:
+    standing, due = life.standing, due_at(life)
+    name = life.subscription.id
+    return OwnerItem(
+        f"SUBSCRIPTION#{name}",
+        "OWNER",
+        customer=standing.customer,
+        revision=standing.revision,
+        entries=standing.entries,
+        billed_until=standing.billed_until,
+        invoice=standing.invoice,
+        is_settled=standing.is_settled,
+        due_shard=str(zlib.crc32(name.encode()) % DUE_SHARDS) if due else None,
+        due_at=_sortable(due) if due else None,
+    )
+
+
+def _standing(item: OwnerItem) -> Standing:
+    billed_until = item.billed_until.astimezone(UTC) if item.billed_until else None
+    return Standing(
+        item.customer, int(item.revision), int(item.entries), billed_until, item.invoice, bool(item.is_settled)
+    )
+
+
+def _entry_item(subscription_id: str, entry: Entry) -> EntryItem:
+    request = list(entry.request) if entry.request else None
+    sk = f"HISTORY#{entry.number:08d}"
+    return EntryItem(f"SUBSCRIPTION#{subscription_id}", sk, body=entry_to_dict(entry), request=request)
+
+
+def _due(shard: str, by: datetime) -> Iterator[dict[str, Any]]:
+    """What is due in a shard of the index, through the table's one client; PynamoDB's own way wants another."""
+    request: dict[str, Any] = {
+        "TableName": UsageTable.Meta.table_name,
+        "IndexName": "due",
+        "KeyConditionExpression": "due_shard = :shard AND due_at <= :by",
+        "ExpressionAttributeValues": {":shard": {"S": shard}, ":by": {"S": _sortable(by)}},
+    }
+    for page in connect(UsageTable).client.get_paginator("query").paginate(**request):
+        yield from page["Items"]
+
+
+def _sortable(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _table(model: type[Model]) -> type[Model]:
@@ -486,13 +626,15 @@ def _webhooks(item: WebhooksItem | None) -> tuple[Webhook, ...]:
 
 def _webhook_to_dict(webhook: Webhook) -> dict[str, Any]:
     disabled_at = format_time(webhook.disabled_at) if webhook.disabled_at else None
-    return asdict(webhook) | {"created_at": format_time(webhook.created_at), "disabled_at": disabled_at}
+    times = {"created_at": format_time(webhook.created_at), "disabled_at": disabled_at}
+    return asdict(webhook) | times | {"retired": [[secret, format_time(until)] for secret, until in webhook.retired]}
 
 
 def _webhook_from_dict(body: dict[str, Any]) -> Webhook:
     disabled_at = parse_time(body["disabled_at"]) if body["disabled_at"] else None
     times = {"created_at": parse_time(body["created_at"]), "disabled_at": disabled_at}
-    return Webhook(**body | times | {"events": tuple(body["events"])})
+    retired = tuple((secret, parse_time(until)) for secret, until in body.get("retired", ()))
+    return Webhook(**body | times | {"events": tuple(body["events"]), "retired": retired})
 
 
 def _key(item: KeyItem) -> ApiKey:

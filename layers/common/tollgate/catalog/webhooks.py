@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol, get_args
 
 from tollgate.kernel.dataclasses import dataclass
@@ -13,27 +13,60 @@ from tollgate.kernel.webhooks import check_url, new_secret
 __all__ = [
     "EVENT_TYPES",
     "MAX_WEBHOOKS",
+    "OVERLAP",
     "EventType",
     "Webhook",
     "Webhooks",
     "disable_webhook",
     "put_webhook",
     "remove_webhook",
+    "rotate_secret",
     "webhook",
 ]
 
-EventType = Literal["usage.threshold_reached"]
+EventType = Literal[
+    "usage.threshold_reached",
+    "subscription.created",
+    "subscription.trial_ended",
+    "subscription.change_planned",
+    "subscription.changed",
+    "subscription.paused",
+    "subscription.resumed",
+    "subscription.cancel_planned",
+    "subscription.cancel_withdrawn",
+    "subscription.cancelled",
+    "subscription.expired",
+    "subscription.past_due",
+    "subscription.recovered",
+    "invoice.opened",
+    "invoice.paid",
+    "invoice.past_due",
+    "invoice.voided",
+    "invoice.uncollectible",
+    "payment.succeeded",
+    "payment.failed",
+    "refund.succeeded",
+    "refund.failed",
+    "wallet.transaction",
+]
 """What a webhook may be told."""
 
 EVENT_TYPES: Final[tuple[str, ...]] = get_args(EventType)
 MAX_WEBHOOKS: Final = 10
+OVERLAP: Final = timedelta(hours=24)
+"""How long a secret still signs after another has taken its place."""
+
+_MAX_RETIRED: Final = 3
 
 _TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """An address and the types of events it is sent; `disabled_at` is when it said that it wants nothing more."""
+    """An address and the types of events it is sent; `disabled_at` is when it said that it wants nothing more.
+
+    `retired` are the secrets before the present one, each with the time until which it signs too.
+    """
 
     id: str
     url: str = field(repr=False)  # may carry a token
@@ -41,6 +74,11 @@ class Webhook:
     secret: str = field(repr=False)
     created_at: datetime
     disabled_at: datetime | None = None
+    retired: tuple[tuple[str, datetime], ...] = field(default=(), repr=False)
+
+    def secrets(self, at: datetime) -> tuple[str, ...]:
+        """What an event is signed with at an instant, the present one first."""
+        return (self.secret, *(secret for secret, until in self.retired if at < until))
 
 
 class Webhooks(Protocol):
@@ -81,6 +119,26 @@ def put_webhook(
 
     made = next(one for one in _changed(store, change) if one.id == webhook_id)
     return made, new.secret if made.secret == new.secret else None
+
+
+def rotate_secret(store: Webhooks, webhook_id: str, *, clock: Clock) -> Webhook:
+    """Give a webhook another secret; what is sent is signed with the one before too, for a day.
+
+    Raises:
+        NotFound: there is no such webhook.
+    """
+    secret, now = new_secret(), clock()
+
+    def change(webhooks: tuple[Webhook, ...]) -> tuple[Webhook, ...]:
+        known = {one.id: one for one in webhooks}
+        if webhook_id not in known:
+            raise NotFound(f"There is no webhook {webhook_id}.")
+        before = known[webhook_id]
+        retired = [(before.secret, now + OVERLAP), *(one for one in before.retired if now < one[1])]
+        after = replace(before, secret=secret, retired=tuple(retired[:_MAX_RETIRED]))
+        return tuple((known | {webhook_id: after}).values())
+
+    return next(one for one in _changed(store, change) if one.id == webhook_id)
 
 
 def webhook(store: Webhooks, webhook_id: str) -> Webhook:

@@ -6,9 +6,12 @@ base's first. The private parts of PynamoDB that we lean on are named in this fi
 """
 
 import os
+import random
+import time
+from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Final
+from typing import Final, TypeVar
 
 from botocore.config import Config
 from botocore.credentials import CredentialResolver, EnvProvider
@@ -16,23 +19,39 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pynamodb.attributes import Attribute, DiscriminatorAttribute, UnicodeAttribute
 from pynamodb.connection import Connection
 from pynamodb.constants import NUMBER
-from pynamodb.exceptions import PynamoDBException
+from pynamodb.exceptions import GetError, PynamoDBException, TransactWriteError
+from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
+from pynamodb.transactions import TransactWrite
 
 from tollgate.kernel.calls import make_lean
+from tollgate.kernel.errors import Unavailable
+from tollgate.kernel.money import format_decimal
 from tollgate.kernel.settings import table_name
 
 __all__ = [
     "LONGEST_CALL_SECONDS",
+    "BillingTable",
     "CatalogTable",
     "DecimalAttribute",
     "Failure",
     "RecoveryTable",
     "UsageTable",
+    "Write",
     "connect",
     "failure_of",
     "is_lost_race",
+    "read_item",
+    "write_all",
 ]
+
+Write = tuple[Model, Condition | None]
+"""An item to put, and the condition on which."""
+
+_Item = TypeVar("_Item", bound=Model)
+
+_WRITE_TRIES: Final = 5
+_PAUSE_SECONDS: Final = 0.05
 
 _LOST: Final = frozenset(
     {
@@ -103,6 +122,19 @@ class UsageTable(Model):
     kind = DiscriminatorAttribute()
 
 
+class BillingTable(Model):
+    """Wallets and their ledgers, invoices, payments, refunds: nothing in it ever expires."""
+
+    class Meta(_Meta):
+        """Named by the deployment."""
+
+        table_name = table_name("billing")
+
+    pk = UnicodeAttribute(hash_key=True)
+    sk = UnicodeAttribute(range_key=True)
+    kind = DiscriminatorAttribute()
+
+
 class RecoveryTable(Model):
     """Error records, their tries and their history."""
 
@@ -122,8 +154,8 @@ class DecimalAttribute(Attribute[Decimal]):
     attr_type = NUMBER
 
     def serialize(self, value: Decimal) -> str:
-        """Write all digits, with no exponent."""
-        return f"{value:f}"
+        """Write all digits, with no exponent; and no zeros at the end, which DynamoDB drops."""
+        return format_decimal(value)
 
     def deserialize(self, value: str) -> Decimal:
         """Read all digits."""
@@ -181,3 +213,46 @@ def _codes(error: Exception) -> set[str]:
     response = getattr(cause, "response", None) or {}
     reasons |= {reason["Code"] for reason in response.get("CancellationReasons", ())} - {"None"}
     return reasons or ({response["Error"]["Code"]} if "Error" in response else set())
+
+
+def read_item(model: type[_Item], pk: str, sk: str) -> _Item | None:
+    """An item as the last write left it.
+
+    Raises:
+        Unavailable: the database cannot be read now.
+    """
+    connect(model)
+    try:
+        return model.get(pk, sk, consistent_read=True)
+    except model.DoesNotExist:
+        return None
+    except GetError as error:
+        raise Unavailable("The database cannot be read now; send the request again.") from error
+
+
+def write_all(writes: Sequence[Write]) -> bool:
+    """Put items of one table or several, all or none; False where a condition is false.
+
+    A conflict with another transaction says nothing about the conditions, so it is tried again.
+
+    Raises:
+        Unavailable: it may or may not have been written; whoever reads again finds out which.
+    """
+    connection = [connect(type(item)) for item, _ in writes][-1]  # each has one by then, and any will do
+    for attempt in range(_WRITE_TRIES):
+        try:
+            with TransactWrite(connection=connection) as transaction:
+                for item, condition in writes:
+                    transaction.save(item, condition=condition)
+        except TransactWriteError as error:
+            if any(reason and reason.code == "ConditionalCheckFailed" for reason in error.cancellation_reasons):
+                return False
+            failure = failure_of(error)
+            if failure is Failure.FINAL:
+                raise
+            if failure is Failure.UNKNOWN or attempt == _WRITE_TRIES - 1:
+                raise Unavailable("The database cannot be written now; send the request again.") from error
+            time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311  spreads writers, guards nothing
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")

@@ -3,6 +3,7 @@
 TollgateError
 +-- BadRequest            400  the request cannot be read at all
 +-- Unauthenticated       401  no key, or one that is not known
++-- PaymentFailed         402  the payment was declined
 +-- Forbidden             403  the key lacks the scope
 +-- NotFound              404
 +-- MethodNotAllowed      405
@@ -27,6 +28,7 @@ __all__ = [
     "MethodNotAllowed",
     "NotFound",
     "PayloadTooLarge",
+    "PaymentFailed",
     "TollgateError",
     "Unauthenticated",
     "Unavailable",
@@ -68,6 +70,12 @@ class Unauthenticated(TollgateError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class PaymentFailed(TollgateError):
+    """The payment was declined; nothing was charged."""
+
+    status, slug, title = 402, "payment-failed", "Payment failed"
 
 
 class Forbidden(TollgateError):

@@ -15,6 +15,7 @@ __all__ = [
     "EXACT",
     "ZERO",
     "exponent",
+    "format_amount",
     "format_decimal",
     "parse_decimal",
     "round_amount",
@@ -100,3 +101,8 @@ def round_amount(amount: Decimal, currency: str) -> Decimal:
     """Round half up (away from zero on a tie) at the currency's exponent; done once per line."""
     rounding = Context(prec=100, rounding=ROUND_HALF_UP)
     return amount.quantize(Decimal(1).scaleb(-exponent(currency)), context=rounding)
+
+
+def format_amount(amount: Decimal, currency: str) -> str:
+    """Write an amount with all digits of the currency's minor unit: "15.00" EUR, "15" JPY."""
+    return f"{round_amount(amount, currency):f}"

@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
@@ -164,8 +165,19 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def send(url: str, *, secret: str, message_id: str, at: datetime, body: bytes, allow_private: bool) -> None:
+def send(
+    url: str,
+    *,
+    secret: str,
+    message_id: str,
+    at: datetime,
+    body: bytes,
+    allow_private: bool,
+    retired: Sequence[str] = (),
+) -> None:
     """POST a JSON body, signed; the receiver knows by `message_id` whether it has it already.
+
+    It is signed with the secrets that are `retired` too, for receivers that have not changed theirs yet.
 
     Nothing of the answer is read but its head, and no redirect is followed.
 
@@ -187,7 +199,7 @@ def send(url: str, *, secret: str, message_id: str, at: datetime, body: bytes, a
         "user-agent": "Tollgate",
         "webhook-id": message_id,
         "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": sign(secret, message_id, at, body),
+        "webhook-signature": " ".join(sign(one, message_id, at, body) for one in (secret, *retired)),
     }
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection = _Connection(parts, addresses, deadline)

@@ -301,7 +301,7 @@ def _fault(event: Event, snapshot: Snapshot, directory: Directory, now: datetime
 
 
 def _terms_fault(event: Event, at: datetime, snapshot: Snapshot, directory: Directory) -> tuple[str, str] | None:
-    if not any(one.starts_at <= at for one in snapshot.subscriptions):
+    if not any(one.starts_at <= at and (one.ends_at is None or at < one.ends_at) for one in snapshot.subscriptions):
         return "no_subscription", f"{event.customer} has no subscription at its time"
     if not event.feature:
         return None

@@ -170,16 +170,19 @@ class Result(msgspec.Struct, omit_defaults=True):
 
 
 def governing(
-    subscriptions: Iterable[Subscription], feature: str, at: datetime, directory: Directory
+    subscriptions: Iterable[Subscription], feature: str, at: datetime, directory: Directory, *, ended: bool = False
 ) -> tuple[Subscription, PlanFeature] | None:
-    """The subscription that rules a feature at an instant: the newest begun whose plan has it."""
+    """The subscription that rules a feature at an instant: the newest begun whose plan had it then.
+
+    One that has ended rules no more, unless those that have `ended` are looked at too.
+    """
     begun = sorted(
-        (one for one in subscriptions if one.starts_at <= at),
+        (one for one in subscriptions if one.starts_at <= at and (ended or one.ends_at is None or at < one.ends_at)),
         key=lambda one: (one.starts_at, one.id),
         reverse=True,
     )
     for subscription in begun:
-        plan = directory.plan(subscription.plan, subscription.plan_version)
+        plan = directory.plan(*subscription.version_at(at))
         granted = plan.feature(feature) if plan else None
         if granted is not None:
             return subscription, granted
@@ -381,6 +384,8 @@ class _Placement:
         self._features[event.feature] = granted.feature
         period, hour = subscription.period(at), local_hour(at, subscription.timezone)
         edges = [one.starts_at for one in snapshot.subscriptions]
+        edges += [one.ends_at for one in snapshot.subscriptions if one.ends_at]
+        edges += [stretch.until for one in snapshot.subscriptions for stretch in one.earlier]
         override = snapshot.overrides.get(event.feature)
         edges += [override.expires_at] if override and override.expires_at else []
         terms = _Terms(
@@ -405,7 +410,7 @@ class _Placement:
 
     def _unplaced(self, event: Event, at: datetime) -> Rejection:
         subscriptions = self._snapshots.get(event.customer, Snapshot()).subscriptions
-        if any(one.starts_at <= at for one in subscriptions):
+        if any(one.starts_at <= at and (one.ends_at is None or at < one.ends_at) for one in subscriptions):
             return Rejection(event.id, "feature_not_in_plan", f"no plan of {event.customer} has {event.feature}")
         when = " at the time of the event" if subscriptions else ""
         return Rejection(event.id, "no_subscription", f"{event.customer} has no subscription{when}")

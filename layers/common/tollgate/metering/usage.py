@@ -62,6 +62,7 @@ def read_usage(
     """
     snapshot = directory.snapshots_of([customer]).get(customer, Snapshot())
     found = governing(snapshot.subscriptions, feature, now, directory)
+    found = found or governing(snapshot.subscriptions, feature, now, directory, ended=True)
     if found is None:
         raise _not_found(customer, feature, directory)
     subscription, granted = found
