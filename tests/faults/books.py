@@ -169,14 +169,14 @@ class Books:
         )
         assert self.wallets.add(posting)
 
-    def change(self, customer: str, code: str, when: When = When.NOW) -> Subscription:
+    def change(self, customer: str, code: str, when: When = When.NOW, who: Who = WHO) -> Subscription:
         """Another plan."""
         return change_plan(
             self.catalog,
             f"sub-{customer}",
             plan=code,
             when=when,
-            who=WHO,
+            who=who,
             readings=self.readings,
             gates=self.counters,
             clock=self.clock,

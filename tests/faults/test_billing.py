@@ -121,6 +121,26 @@ def test_usage_that_comes_late_is_on_the_next_invoice(books: Books) -> None:
     books.check()
 
 
+def test_usage_of_a_feature_that_the_plan_has_no_more_counts_if_it_was_before_the_change(books: Books) -> None:
+    """By the plan of its time; usage after the change is refused."""
+    books.catalog.add_plan_version(plan("bare", "20.00", features=()))
+    books.run()
+    books.pass_by(days=10)
+    books.change("ada", "bare")
+    changed = books.now
+    books.pass_by(days=1)
+    assert books.use("ada", 7) == "rejected"
+    assert books.use("ada", 7, at=changed - timedelta(seconds=1)) == "accepted"
+    books.now = FEBRUARY
+    books.run()
+    assert shown(books.all_invoices()[-1]) == [("base", "20.00"), ("usage", "0.70")]
+    assert books.use("ada", 3, at=changed - timedelta(seconds=1)) == "accepted"
+    books.now = MARCH
+    books.run()
+    assert shown(books.all_invoices()[-1]) == [("base", "20.00"), ("adjustment", "0.30")]
+    books.check()
+
+
 def test_usage_that_comes_after_the_end_is_invoiced_when_no_more_can_come(books: Books) -> None:
     """An event of a time after the end belongs to no subscription."""
     books.run()

@@ -16,8 +16,10 @@ from tests.faults.books import Books
 from tests.faults.chaos import Chaos, Killed, Weather
 from tollgate.billing.invoices import Invoice, InvoiceStatus, move
 from tollgate.billing.run import bill
-from tollgate.catalog.life import When
+from tollgate.catalog.gates import read_gate
+from tollgate.catalog.life import When, Who
 from tollgate.kernel.errors import Conflict, Unavailable
+from tollgate.metering.model import Series
 from tools.engine import Call, Engine
 
 D = Decimal
@@ -223,6 +225,27 @@ def test_several_runs_at_once_invoice_each_period_once(database: Engine) -> None
     for name in names:
         assert books.balance(name) == D("38.00")
         assert [one.status for one in books.all_invoices(name)] == [InvoiceStatus.PAID] * 2
+
+
+def test_a_change_that_ends_at_any_call_is_made_once_by_the_same_request(database: Engine) -> None:
+    """And is seen by a check in the end."""
+    for number in count(1):
+        books = at_the_end_of_january(database)
+        books.bill("ada")
+        books.pass_by(days=1)
+        who = Who("key", "asked for", ("key-1", "digest"))
+        nth = Nth(number, kill)
+        with suppress(Killed), database.hooked(after=nth):
+            books.change("ada", "free", who=who)
+        books.change("ada", "free", who=who)
+        assert [entry.action.value for entry in books.life("ada").history] == ["created", "changed"], f"call {number}"
+        heads = books.start().heads([Series("ada", "calls")])
+        term = read_gate("ada", "calls", heads[Series("ada", "calls")].gate).ruling(books.now)
+        assert term is not None
+        assert term[0].plan == "free"
+        if not nth.is_done:
+            break
+    assert number > 5
 
 
 def test_numbers_have_no_gap_whatever_is_struck(database: Engine) -> None:

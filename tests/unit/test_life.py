@@ -1,12 +1,16 @@
 """The life of a subscription: what may follow what, what is written down, and when billing must look at it."""
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_metering import FakeCounters
@@ -353,6 +357,41 @@ def test_the_final_states_are_final_and_can_be_reached_from_all_others() -> None
     """As the drawing says."""
     assert all(not TRANSITIONS[status] for status in ENDED)
     assert all(TRANSITIONS[status] >= ENDED for status in set(SubscriptionStatus) - ENDED)
+
+
+DEEDS = ("basic", "pro", "yearly", "weekly", "pause", "resume", "basic later", "yearly later", "weekly later")
+deeds = st.lists(st.tuples(st.integers(1, 40 * 86_400), st.sampled_from(DEEDS)), max_size=12)
+
+
+@given(deeds, st.sampled_from([0, 14]))
+def test_periods_follow_each_other_with_no_gap_whatever_is_changed(deeds: list[tuple[int, str]], trial: int) -> None:
+    """And a gate has the same: an event counts in one period, whoever asks."""
+    world = World(trial_days=trial)
+    assert world.catalog.add_plan_version(plan("weekly", "5", BillingPeriod(Interval.WEEK)))
+    for seconds, deed in deeds:
+        world.now += timedelta(seconds=seconds)
+        code, _, later = deed.partition(" ")
+        with suppress(Conflict):  # it is not possible in the present state
+            if code in {"pause", "resume"}:
+                world.do(pause_subscription if code == "pause" else resume_subscription)
+            else:
+                world.change(code, When.PERIOD_END if later else When.NOW)
+    world.settle()
+    one = find_life(world.catalog, "sub").subscription
+    gate = read_gate("ada", "calls", world.counters.heads([Series("ada", "calls")])[Series("ada", "calls")].gate)
+    [(published, _)] = gate.terms
+    at = world.now - timedelta(days=34)
+    for _ in range(60):
+        period = one.period(at)
+        assert period == published.period(at) == one.period(period.end - timedelta(microseconds=1))
+        assert period.start <= max(at, START) < period.end
+        assert one.period(period.end).start == period.end
+        at = period.end
+    history = find_life(world.catalog, "sub").history
+    assert [entry.at for entry in history] == sorted(entry.at for entry in history)
+    for before, after in pairwise(history):
+        assert after.before is before.after
+        assert after.after is before.after or after.after in TRANSITIONS[before.after]
 
 
 def test_there_is_no_subscription_but_those_that_were_made() -> None:

@@ -169,6 +169,8 @@ def _stretches(
         if entry.action is not Action.CHANGED or not period.start < entry.at < period.end:
             continue
         after = plans(entry.plan, entry.plan_version)
+        if after.feature(feature) is None:
+            continue  # what is counted from here on was used before
         if _price(after, feature) != price:
             end = entry.readings.get(feature, ZERO)
             yield plan, price, start, end

@@ -322,7 +322,8 @@ def as_it_stands(life: Life, after_grace: AfterGrace, by: datetime, *, now: date
     match action:
         case Action.TRIAL_ENDED:
             return before, _entry(life, before, action, Who(SYSTEM, "the trial has ended"), at=at, now=now)
-        case Action.CHANGED if plan is not None:
+        case Action.CHANGED:
+            assert plan is not None, "a plan version is never deleted"
             after = _on_plan(life, plan.code, plan.version, plan.billing_period, at)
             return after, _entry(life, after, action, Who(SYSTEM, "as planned"), at=at, now=now)
         case Action.PAST_DUE:
