@@ -243,7 +243,14 @@ def shown(here: Desk, invoice: Invoice) -> dict[str, Any]:
 def get_wallet(customer: Name) -> Response[str]:
     """One that was never used holds nothing."""
     service.customer(catalog, customer)
-    return json_response(schema.wallet_view(customer, desk(app.lambda_context).till.wallets.wallet(customer)))
+    wallet = desk(app.lambda_context).till.wallets.wallet(customer)
+    return json_response(schema.wallet_view(customer, wallet, None if wallet else billed_in(customer)))
+
+
+def billed_in(customer: str) -> str | None:
+    """The currency of a customer's first plan, if there is one."""
+    plans = (catalog.plan(one.plan, one.plan_version) for one in catalog.subscriptions(customer))
+    return next((plan.currency for plan in plans if plan is not None), None)
 
 
 @app.endpoint(

@@ -164,8 +164,10 @@ def records() -> list[ErrorRecord]:
 
 def test_a_wallet_says_what_it_holds_and_lists_what_came_and_went(call: Call) -> None:
     """With all digits of the currency."""
-    nothing = {"customer": "acme", "balance": "0", "currency": None, "top_up": None}
-    assert call("GET", "/v1/customers/acme/wallet") == (200, nothing)
+    nothing = {"customer": "acme", "balance": "0.00", "currency": "EUR", "top_up": None}
+    assert call("GET", "/v1/customers/acme/wallet") == (200, nothing), "in the currency of the plan"
+    service.put_customer(DynamoCatalog(), Customer("new"))
+    assert call("GET", "/v1/customers/new/wallet")[1]["currency"] is None
     status, made = deposit(call, "50")
     assert (status, made["amount"], made["balance_after"], made["type"]) == (201, "50.00", "50.00", "deposit")
     assert deposit(call, "50") == (201, made), "the same request again"
@@ -200,7 +202,7 @@ def test_what_cannot_be_entered_is_refused(call: Call, body: dict[str, Any], sta
     found, problem = call("POST", "/v1/customers/acme/wallet/transactions", body)
     assert found == status
     assert [error["pointer"] for error in problem.get("errors", [])] == ([pointer] if pointer else [])
-    assert call("GET", "/v1/customers/acme/wallet")[1]["currency"] is None
+    assert call("GET", "/v1/customers/acme/wallet/transactions")[1]["items"] == []
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,9 @@ def test_a_cold_start_of_a_hot_function_does_not_import_pydantic(function: str) 
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_stripes_library_is_imported_by_its_provider_alone_and_late() -> None:
+    """It lies in a layer that most functions lack, and takes a third of a second."""
+    assert importers("stripe") == {"billing/stripe_provider.py"}
+    assert importers("stripe", late=False) == set()

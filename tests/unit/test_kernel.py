@@ -14,7 +14,7 @@ from tollgate.kernel import errors
 from tollgate.kernel.errors import BadRequest, FieldError, InvalidInput, MethodNotAllowed, TollgateError, Unavailable
 from tollgate.kernel.ids import derived_id, is_id, new_id
 from tollgate.kernel.json import MAX_DEPTH, canonical_json, read_json, write_json
-from tollgate.kernel.money import EXACT, exponent, format_decimal, parse_decimal, round_amount
+from tollgate.kernel.money import EXACT, exponent, format_amount, format_decimal, parse_decimal, round_amount
 from tollgate.kernel.time import format_time, from_epoch_ms, parse_time, system_clock
 
 D = Decimal
@@ -146,6 +146,21 @@ def test_exact_arithmetic_raises_where_it_would_lose_a_digit() -> None:
 def test_an_amount_is_rounded_half_up_at_the_currencys_exponent(amount: str, currency: str, rounded: str) -> None:
     """A tie goes away from zero, on either side of it; the decimals are those of the currency, no more, no less."""
     assert str(round_amount(D(amount), currency)) == rounded
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "shown"),
+    [
+        ("15", "EUR", "15.00"),
+        ("15.50", "EUR", "15.50"),
+        ("1E+3", "JPY", "1000"),
+        ("0", "BHD", "0.000"),
+        ("-2", "EUR", "-2.00"),
+    ],
+)
+def test_an_amount_is_written_with_all_digits_of_its_currency(amount: str, currency: str, shown: str) -> None:
+    """However the database keeps it."""
+    assert format_amount(D(amount), currency) == shown
 
 
 @pytest.mark.parametrize(("currency", "digits"), [("EUR", 2), ("JPY", 0), ("BHD", 3), ("CLF", 4)])

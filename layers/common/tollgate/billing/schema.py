@@ -17,7 +17,7 @@ from tollgate.billing.payments import (
 )
 from tollgate.billing.wallet import Entry, EntryType, TopUp, Wallet
 from tollgate.catalog.schema import PeriodView, PlanReference
-from tollgate.kernel.money import format_amount
+from tollgate.kernel.money import ZERO, format_amount
 from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
 from tollgate.kernel.time import format_time
 
@@ -198,7 +198,7 @@ class WalletView(_View):
     customer: Code
     balance: DecimalString
     currency: CurrencyCode | None
-    """That of its first transaction; null before."""
+    """That of its first transaction; before, that of the customer's first plan, or null."""
     top_up: dict[Literal["threshold", "amount"], DecimalString] | None
     """What is brought in whenever the balance is below the threshold."""
 
@@ -248,10 +248,11 @@ class TopUpBody(_Body):
         return TopUp(self.threshold, self.amount)
 
 
-def wallet_view(customer: str, wallet: Wallet | None) -> dict[str, Any]:
-    """A wallet as the API shows it; one that was never used holds nothing, in no currency."""
+def wallet_view(customer: str, wallet: Wallet | None, currency: str | None = None) -> dict[str, Any]:
+    """A wallet as the API shows it; one that was never used holds nothing, in the currency that is billed."""
     if wallet is None:
-        return {"customer": customer, "balance": "0", "currency": None, "top_up": None}
+        balance = format_amount(ZERO, currency) if currency else "0"
+        return {"customer": customer, "balance": balance, "currency": currency, "top_up": None}
     rule = wallet.top_up
     return {
         "customer": customer,
