@@ -29,6 +29,7 @@ from tollgate.metering.requeue import COUNT_EVENTS, requeue
 from tollgate.metering.store import DynamoCounters
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.operations import Operation
+from tollgate.recovery.policies import deployed
 from tollgate.recovery.processor import Processor, Run
 from tollgate.recovery.queue import RetriesQueue, record_of
 from tollgate.recovery.report import Report, report
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 NAMESPACE: Final = required("METRICS_NAMESPACE")
 STAGE: Final = required("STAGE")
 SWIFT: Final = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
+
+deployed()  # refuses to start with policies that nobody can have meant: records wait, and an alarm tells
 
 logger = Logger()
 messages = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollgate.recovery.model import ErrorType
-from tollgate.recovery.policies import DEFAULTS, LONGEST, policy_of, read_policies
+from tollgate.recovery.policies import DEFAULTS, LONGEST, deployed, policy_of, read_policies
 from tollgate.recovery.strategies import Policy, Strategy, ceiling, next_delay
 
 BACKOFF = Policy(Strategy.EXPONENTIAL_BACKOFF, 5, base=60, cap=300)
@@ -180,8 +180,12 @@ def test_a_table_that_cannot_be_used_says_what_is_wrong(table: object, told: str
         read_policies(json.dumps(table))
 
 
-def test_a_deployment_with_a_table_that_cannot_be_used_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Better than retries that nobody asked for."""
+def test_a_table_that_cannot_be_used_loses_no_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The defaults hold for what is written down, and the log says why; the retry processor asks, and is told."""
     monkeypatch.setenv("RETRY_POLICIES", "{")
+    assert policy_of(ErrorType.SYSTEM_ERROR, "collect") == DEFAULTS[ErrorType.SYSTEM_ERROR]
+    assert "RetryPolicies cannot be used" in caplog.text
     with pytest.raises(RuntimeError, match="RetryPolicies"):
-        policy_of(ErrorType.SYSTEM_ERROR, "collect")
+        deployed()

@@ -197,3 +197,13 @@ def test_an_operation_that_no_context_has_registered_waits_for_a_person(app: Mod
     fail(app, "err_1", ErrorType.STATE_TRANSITION_ERROR)
     assert app.handler({}, CONTEXT)["escalated"] == 1
     assert app.store.get("err_1").status is Status.MANUAL
+
+
+def test_it_does_not_start_with_policies_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records wait, and the alarm on a processor that fails tells; better than retries that nobody asked for."""
+    monkeypatch.setenv("RETRY_POLICIES", '{"system_error": {"strategy": "often"}}')
+    spec = importlib.util.spec_from_file_location("refused", ROOT / "functions/retry_processor/app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(RuntimeError, match="system_error must be an object"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -10,6 +10,7 @@ A record keeps the policy it was made with, until it fails in another way.
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,7 +20,9 @@ from typing import Any, Final
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.strategies import Policy, Strategy
 
-__all__ = ["DEFAULTS", "policy_of", "read_policies"]
+__all__ = ["DEFAULTS", "deployed", "policy_of", "read_policies"]
+
+logger = logging.getLogger(__name__)
 
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
@@ -49,8 +52,16 @@ _OPERATION: Final = re.compile("[a-z][a-z0-9_]{0,63}")
 
 
 def policy_of(error_type: ErrorType, operation: str) -> Policy:
-    """The policy of this deployment for a failure of an operation."""
-    table = _deployed(os.environ.get("RETRY_POLICIES", ""))
+    """The policy of this deployment for a failure of an operation.
+
+    With a table that cannot be used it is the default, for a failure must be written down whatever else is wrong; the
+    retry processor does not start with such a table, which `deployed` has told it.
+    """
+    try:
+        table = deployed()
+    except RuntimeError as error:
+        logger.error("%s; the defaults hold", error)  # noqa: TRY400 - the message says it all
+        table = {}
     return table.get(f"{operation}/{error_type}") or table.get(error_type) or DEFAULTS[error_type]
 
 
@@ -68,8 +79,17 @@ def read_policies(text: str) -> dict[str, Policy]:
     return {name: _policy(name, value) for name, value in body.items()}
 
 
+def deployed() -> dict[str, Policy]:
+    """The policies of this deployment.
+
+    Raises:
+        RuntimeError: they cannot be used, and why.
+    """
+    return _read(os.environ.get("RETRY_POLICIES", ""))
+
+
 @cache
-def _deployed(text: str) -> dict[str, Policy]:
+def _read(text: str) -> dict[str, Policy]:
     try:
         return read_policies(text)
     except ValueError as error:
