@@ -71,6 +71,7 @@ PLANS = {
         plan("cheap", "20.00", Flat(D("0.01"), included=D(50))),
         plan("bare", "0", None),
         plan("minimal", "0", Flat(D("0.10"), minimum_amount=D(5))),
+        plan("gratis", "0", None, features=(PlanFeature(CALLS),)),
         plan("yearly", "200.00", billing_period=BillingPeriod(Interval.YEAR)),
     )
 }
@@ -214,6 +215,15 @@ def test_a_feature_that_a_plan_does_not_have_any_more_is_charged_up_to_then() ->
     story.change("minimal", 15, {"calls": "0"})
     assert story.lines() == [("usage", "5.00")]
     assert story.lines(used="70") == [("usage", "7.00")]
+
+
+def test_usage_of_a_feature_that_was_gone_for_a_while_is_charged_by_the_plan_it_was_used_under() -> None:
+    """Also where the plan that has it again asks nothing for it: what had been used was read when it went."""
+    story = Story()
+    story.change("bare", 10, {"calls": "80"})
+    story.change("gratis", 20)
+    assert ("usage", "8.00") in story.lines(used="80")
+    assert ("usage", "8.00") in story.lines(used="95")
 
 
 def test_a_pause_gives_back_and_going_on_charges_the_rest_of_the_period() -> None:

@@ -164,17 +164,17 @@ def _stretches(
     """The prices that a feature had in a period, and from which usage up to which each held."""
     first = in_force(life.history, period.start)
     plan = plans(first.plan, first.plan_version)
-    price, start = _price(plan, feature), ZERO
+    price, start, read = _price(plan, feature), ZERO, ZERO
     for entry in life.history:
         if entry.action is not Action.CHANGED or not period.start < entry.at < period.end:
             continue
         after = plans(entry.plan, entry.plan_version)
+        read = entry.readings.get(feature, read)  # nothing was used since where it was not read again
         if after.feature(feature) is None:
             continue  # what is counted from here on was used before
         if _price(after, feature) != price:
-            end = entry.readings.get(feature, ZERO)
-            yield plan, price, start, end
-            price, start = _price(after, feature), end
+            yield plan, price, start, read
+            price, start = _price(after, feature), read
         plan = after
     yield plan, price, start, total
 
