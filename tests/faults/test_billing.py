@@ -338,3 +338,27 @@ def test_a_payment_that_nobody_told_of_keeps_the_subscription(books: Books) -> N
     books.pass_by(days=8)
     books.run()
     assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
+def test_a_payment_that_nobody_told_of_does_not_keep_what_was_to_end(books: Books) -> None:
+    """Who paid within the grace is not ended for it, but as was asked for; the history is in order."""
+    books.subscribe("bob")
+    books.run()
+    books.pass_by(days=28)
+    [owed] = books.all_invoices("bob")
+    fall_due(books.desk.billing, owed.id, reason="no try is left")
+    books.pass_by(days=4)
+    books.run()
+    books.cancel("bob", When.PERIOD_END)
+    found = books.invoices.get(owed.id)
+    assert found is not None
+    assert books.invoices.write(paid(found, at=books.now, actor="system", reason="paid"))
+    books.now = APRIL
+    books.run()
+    assert books.status("bob") is SubscriptionStatus.CANCELLED
+    history = books.life("bob").history
+    assert [entry.action.value for entry in history[-2:]] == ["recovered", "cancelled"]
+    assert history[-1].at == MARCH
+    assert [entry.at for entry in history] == sorted(entry.at for entry in history)
+    assert history[-2].recorded_at == APRIL
+    books.check()

@@ -286,8 +286,8 @@ def unpaid(life: Life, grace_days: int, who: Who, *, at: datetime) -> Made | Non
     return after, _entry(life, after, Action.PAST_DUE, who, at=at)
 
 
-def recover(life: Life, who: Who, *, at: datetime) -> Made | None:
-    """All that was past due is paid; None where it is not past due, nor paused for that."""
+def recover(life: Life, who: Who, *, at: datetime, now: datetime | None = None) -> Made | None:
+    """All that was past due is paid, as is written down at now; None where it is not past due, nor paused for that."""
     before = life.subscription
     waits = before.status(at) is _Status.PAST_DUE or (
         before.status(at) is _Status.PAUSED and before.grace_until is not None
@@ -295,7 +295,7 @@ def recover(life: Life, who: Who, *, at: datetime) -> Made | None:
     if not waits:
         return None
     after = replace(before, state=_Status.ACTIVE, grace_until=None)
-    return after, _entry(life, after, Action.RECOVERED, who, at=at)
+    return after, _entry(life, after, Action.RECOVERED, who, at=at, now=now)
 
 
 def overdue(life: Life, by: datetime) -> datetime | None:

@@ -166,17 +166,14 @@ def mark_past_due(lives: Lives, subscription_id: str, *, who: Who, gates: Gates,
 def mark_recovered(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
     """Say that nothing is past due any more: active again, also where it was paused for that.
 
-    A grace that is over and has not been acted upon ends nothing then.
+    A grace that is over and has not been acted upon ends nothing then: it was active again by the last of it, and
+    what was to come after that comes.
     """
-    return _changed(
-        lives,
-        subscription_id,
-        lambda life, at: recover(life, who, at=at),
-        who,
-        gates=gates,
-        clock=clock,
-        within=_within_grace,
-    )
+
+    def make(life: Life, at: datetime) -> Made | None:
+        return recover(life, who, at=max(at, life.history[-1].at), now=clock())
+
+    return _changed(lives, subscription_id, make, who, gates=gates, clock=clock, within=_within_grace)
 
 
 def _within_grace(life: Life, now: datetime) -> datetime:
@@ -212,7 +209,7 @@ def _changed(
         life, now = find_life(lives, subscription_id), clock()
         by = within(life, now)
         if _is_answered(life, who) or not catch_up(lives, life, by, gates=gates, clock=clock):
-            made = None if _is_answered(life, who) else make(life, life.earliest(now))
+            made = None if _is_answered(life, who) else make(life, life.earliest(by))
             if made is None or lives.change_life(life, *made):
                 # Where there was nothing to change, the publication of the first time may have broken off.
                 publish(life.subscription.customer, snapshots=lives, gates=gates, clock=clock)
