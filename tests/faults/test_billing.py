@@ -2,6 +2,7 @@
 
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -17,9 +18,10 @@ from tollgate.catalog.model import AfterGrace, Customer, Feature, FeatureType, P
 from tollgate.catalog.periods import Interval, Period
 from tollgate.catalog.service import subscribe_many
 from tollgate.catalog.store import DUE_SHARDS
+from tollgate.kernel.dynamodb import BillingTable
 from tollgate.kernel.errors import NotFound
 from tollgate.pricing.model import Flat
-from tools.engine import Engine
+from tools.engine import Call, Engine
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -362,3 +364,53 @@ def test_a_payment_that_nobody_told_of_does_not_keep_what_was_to_end(books: Book
     assert [entry.at for entry in history] == sorted(entry.at for entry in history)
     assert history[-2].recorded_at == APRIL
     books.check()
+
+
+def index_as_it_was(database: Engine, subscription: str) -> Callable[[Call], None]:
+    """A hook after which the index of a subscription's invoices shows what it shows now, whatever is written."""
+    found, failed = database.ask(
+        "Query",
+        {
+            "TableName": BillingTable.Meta.table_name,
+            "IndexName": "invoice_subscription",
+            "KeyConditionExpression": "invoice_subscription = :it",
+            "ExpressionAttributeValues": {":it": {"S": subscription}},
+            "ScanIndexForward": False,
+        },
+    )
+    assert not failed
+
+    def lag(call: Call) -> None:
+        if call.request.get("IndexName") != "invoice_subscription":
+            return
+        texts = call.request["ExpressionAttributeValues"]
+        is_left_out = "<>" in call.request["FilterExpression"]
+        named = {text["S"] for name, text in texts.items() if name != ":partition"}
+        call.answer["Items"] = [
+            item for item in found["Items"] if (item["invoice_status"]["S"] in named) is not is_left_out
+        ]
+
+    return lag
+
+
+@pytest.mark.parametrize("fell_due_before", [True, False])
+def test_who_owes_another_invoice_stays_past_due_though_the_index_lags(
+    database: Engine, books: Books, fell_due_before: bool
+) -> None:
+    """It shows for a while the invoice that was paid as past due, and the one that has fallen due as open."""
+    books.subscribe("bob")
+    books.run()
+    books.now = FEBRUARY
+    books.run()
+    books.deposit("bob", "100")
+    older, newer = books.all_invoices("bob")
+    fell_due, settled = (older, newer) if fell_due_before else (newer, older)
+    fall_due(books.desk.billing, settled.id, reason="no try is left")
+    if fell_due_before:
+        fall_due(books.desk.billing, fell_due.id, reason="no try is left")
+    with database.hooked(after=index_as_it_was(database, "sub-bob")):
+        fall_due(books.desk.billing, fell_due.id, reason="no try is left")
+        assert books.pay(settled).status is InvoiceStatus.PAID
+        assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    assert books.pay(fell_due).status is InvoiceStatus.PAID
+    assert books.status("bob") is SubscriptionStatus.ACTIVE

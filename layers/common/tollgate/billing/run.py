@@ -76,16 +76,8 @@ class Invoices(Protocol):
     def open(self, after: Invoice) -> Invoice | None:
         """Write an invoice in its next revision with the next number; None when another writer was first."""
 
-    def list(
-        self,
-        *,
-        customer: str | None = None,
-        subscription: str | None = None,
-        status: InvoiceStatus | None = None,
-        after: str | None = None,
-        limit: int = 50,
-    ) -> tuple[Sequence[Invoice], str | None]:
-        """Invoices, the newest first, and where the next page begins."""
+    def owed(self, subscription: str) -> Sequence[Invoice]:
+        """The invoices of a subscription that are neither paid nor void, as the last write left them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,5 +387,5 @@ def recovered(billing: Billing, subscription_id: str) -> None:
 
 def _past_due(billing: Billing, subscription_id: str) -> bool:
     """Whether an invoice is past due, or has been given up."""
-    unpaid = (InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE)
-    return any(billing.invoices.list(subscription=subscription_id, status=one, limit=1)[0] for one in unpaid)
+    unpaid = {InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE}
+    return any(invoice.status in unpaid for invoice in billing.invoices.owed(subscription_id))
