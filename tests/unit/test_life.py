@@ -235,6 +235,22 @@ def test_a_fixed_term_expires() -> None:
     assert world.actions() == ["created", "expired"]
 
 
+def test_a_fixed_term_outlives_a_cancellation_that_is_withdrawn() -> None:
+    """It is no cancellation itself, and cannot be withdrawn."""
+    end = START + timedelta(days=90)
+    world = World(ends_at=end)
+    with pytest.raises(Conflict, match="cannot be resumed"):
+        world.do(resume_subscription)
+    assert world.do(cancel_subscription, when=When.PERIOD_END).ends_at == datetime(2026, 2, 28, 9, tzinfo=UTC)
+    made = world.do(resume_subscription)
+    assert (made.ends_at, made.ends_as) == (end, SubscriptionStatus.EXPIRED)
+    assert subscription_from_dict(subscription_to_dict(made)) == made
+    with pytest.raises(Conflict, match="cannot be resumed"):
+        world.do(resume_subscription)
+    world.now = end
+    assert world.status() is SubscriptionStatus.EXPIRED
+
+
 def test_a_trial_ends_by_itself_and_a_pause_does_not_stop_it() -> None:
     """It is active after it."""
     world = World(trial_days=14)

@@ -262,14 +262,15 @@ def pause(life: Life, who: Who, *, at: datetime) -> Made:
 
 
 def resume(life: Life, who: Who, *, at: datetime) -> Made:
-    """Out of a pause; or, where it is not paused, the withdrawal of its end.
+    """Out of a pause; or, where it is not paused, the withdrawal of its cancellation: a fixed term holds again.
 
     Raises:
         Conflict: there is nothing to resume.
     """
     before = life.subscription
-    if before.status(at) not in ENDED | {_Status.PAUSED} and before.ends_at is not None:
-        after = replace(before, ends_at=None, ends_as=_Status.CANCELLED)
+    if before.status(at) not in ENDED | {_Status.PAUSED} and before.ends_at != before.term:
+        ends_as = _Status.EXPIRED if before.term else _Status.CANCELLED
+        after = replace(before, ends_at=before.term, ends_as=ends_as)
         return after, _entry(life, after, Action.CANCEL_WITHDRAWN, who, at=at)
     if before.status(at) is not _Status.PAUSED:
         _refuse(before, at, "be resumed")

@@ -145,11 +145,11 @@ def pause_subscription(lives: Lives, subscription_id: str, *, who: Who, gates: G
 
 
 def resume_subscription(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """End a pause; or withdraw the end that was planned.
+    """End a pause; or withdraw the cancellation that was planned.
 
     Raises:
         NotFound: there is no such subscription.
-        Conflict: it is not paused and has no end, or has ended.
+        Conflict: it is neither paused nor to be cancelled, or has ended.
     """
     return _changed(lives, subscription_id, lambda life, at: resume(life, who, at=at), who, gates=gates, clock=clock)
 
