@@ -129,6 +129,24 @@ def test_the_same_run_again_is_only_looked_at() -> None:
         carried_out(runs, queue, billed, run=Run("run_1", NOW, NOW, "key", asked_for=NOW))
 
 
+def test_a_run_that_broke_off_goes_on_when_it_is_asked_for_again() -> None:
+    """What it had billed is due no more, and counts all the same."""
+    runs, queue = DynamoRuns(), Queue()
+    time = iter([True, False, False])
+
+    def lose(_: Sequence[Message]) -> None:
+        raise Unavailable("the queue cannot be reached")
+
+    with pytest.raises(Unavailable):
+        carry_out(RUN, runs=runs, due="abc", bill=billed, send=lose, has_time=lambda: next(time))
+    found = runs.run("run_1")
+    assert found is not None
+    assert not progress(found, runs).is_done
+    so_far = carry_out(RUN, runs=runs, due="bc", bill=billed, send=queue.send, has_time=lambda: False)
+    assert (so_far.run.found, so_far.billed, so_far.is_done) == (3, 1, False)
+    assert [message.subscription for message in queue.messages] == ["b", "c"]
+
+
 def test_a_message_is_read_back_as_it_was_written() -> None:
     """Anything else is refused, and so goes to the dead-letter queue."""
     message = Message("sub-1", NOW, "run_1")
