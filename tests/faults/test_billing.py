@@ -414,3 +414,32 @@ def test_who_owes_another_invoice_stays_past_due_though_the_index_lags(
         assert books.status("bob") is SubscriptionStatus.PAST_DUE
     assert books.pay(fell_due).status is InvoiceStatus.PAID
     assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
+def test_an_invoice_that_falls_due_while_another_is_paid_keeps_its_subscription_past_due(
+    database: Engine, books: Books
+) -> None:
+    """Though it was not past due yet when that was asked."""
+    books.subscribe("bob")
+    books.run()
+    books.now = FEBRUARY
+    books.run()
+    books.deposit("bob", "100")
+    older, newer = books.all_invoices("bob")
+    fall_due(books.desk.billing, older.id, reason="no try is left")
+    steps: list[str] = []
+
+    def meanwhile(call: Call) -> None:
+        """Once it has been read that the newer one is open."""
+        if call.request.get("IndexName") == "invoice_subscription":
+            steps.append("listed")
+        elif call.operation == "BatchGetItem" and steps == ["listed"]:
+            steps.append("read")
+            fall_due(books.process().billing, newer.id, reason="no try is left")
+
+    with database.hooked(after=meanwhile):
+        assert books.pay(older).status is InvoiceStatus.PAID
+    assert steps[1] == "read"
+    assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    assert books.pay(newer).status is InvoiceStatus.PAID
+    assert books.status("bob") is SubscriptionStatus.ACTIVE

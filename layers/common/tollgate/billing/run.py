@@ -154,7 +154,7 @@ def _catch_up(billing: Billing, life: Life, by: datetime) -> bool:
     is_late = (
         life.subscription.state is SubscriptionStatus.PAST_DUE and overdue(life, by) == life.subscription.grace_until
     )
-    if is_late and not _past_due(billing, life.subscription.id):
+    if is_late and not any(map(_is_past_due, billing.invoices.owed(life.subscription.id))):
         recovered(billing, life.subscription.id)
         return True
     return catch_up(billing.lives, life, by, gates=billing.gates, clock=billing.clock)
@@ -372,20 +372,28 @@ def fall_due(billing: Billing, invoice_id: str, *, reason: str) -> None:
             after = move(invoice, InvoiceStatus.PAST_DUE, at=billing.clock(), actor=SYSTEM, reason=reason)
             if not billing.invoices.write(after):
                 continue
-        who = Who(SYSTEM, f"the invoice {invoice.number} is past due")
-        mark_past_due(billing.lives, invoice.subscription, who=who, gates=billing.gates, clock=billing.clock)
+        _mark_past_due(billing, invoice)
         return
     raise Conflict(f"Others are changing the invoice {invoice_id} now; send the request again.")
 
 
 def recovered(billing: Billing, subscription_id: str) -> None:
     """Have a subscription be active again whose invoices are past due no more; else nothing."""
-    if not _past_due(billing, subscription_id):
-        who = Who(SYSTEM, "no invoice is past due any more")
-        mark_recovered(billing.lives, subscription_id, who=who, gates=billing.gates, clock=billing.clock)
+    owed = billing.invoices.owed(subscription_id)
+    if any(map(_is_past_due, owed)):
+        return
+    who = Who(SYSTEM, "no invoice is past due any more")
+    mark_recovered(billing.lives, subscription_id, who=who, gates=billing.gates, clock=billing.clock)
+    if owed:  # one of them may have fallen due meanwhile, when the subscription was past due already
+        for invoice in filter(_is_past_due, billing.invoices.owed(subscription_id)):
+            _mark_past_due(billing, invoice)
 
 
-def _past_due(billing: Billing, subscription_id: str) -> bool:
-    """Whether an invoice is past due, or has been given up."""
-    unpaid = {InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE}
-    return any(invoice.status in unpaid for invoice in billing.invoices.owed(subscription_id))
+def _mark_past_due(billing: Billing, invoice: Invoice) -> None:
+    who = Who(SYSTEM, f"the invoice {invoice.number} is past due")
+    mark_past_due(billing.lives, invoice.subscription, who=who, gates=billing.gates, clock=billing.clock)
+
+
+def _is_past_due(invoice: Invoice) -> bool:
+    """Whether it is past due, or has been given up."""
+    return invoice.status in {InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE}
