@@ -235,6 +235,17 @@ def test_a_pause_gives_back_and_going_on_charges_the_rest_of_the_period() -> Non
     assert story.lines(MAY) == [("base", "20.00"), ("proration", "10.00")]
 
 
+def test_a_minimum_is_not_asked_for_in_a_period_that_is_paused_from_end_to_end() -> None:
+    """But in one that was paused within; and usage that comes all the same costs what it costs, in time or late."""
+    story = Story("minimal")
+    story.pause(15)
+    assert story.lines() == [("usage", "5.00")]
+    assert story.lines(MAY) == []
+    assert story.lines(MAY, used="70") == [("usage", "7.00")]
+    june = Period(MAY.end, MAY.end + 30 * DAY)
+    assert story.lines(june, late=(LateUsage("calls", MAY.start, D(0), D(70), ()),)) == [("adjustment", "7.00")]
+
+
 def test_what_ends_is_given_back() -> None:
     """And nothing is charged in advance any more."""
     story = Story()

@@ -135,9 +135,11 @@ def _usage(
     """The usage of a feature; a line for each price that it had, for the units used under it.
 
     The units under a price follow on those before it: tiers, packages and included units go on, they do not begin
-    anew. A trial is free.
+    anew. A trial is free, and a minimum is not asked for in a period that is paused from end to end.
     """
     total, priced_before = used.get(feature, ZERO), False
+    if not total and not is_charged_in(life, period):
+        return
     trial_end = life.subscription.trial_ends_at
     is_trial = trial_end is not None and period.start < trial_end
     for plan, price, start, end in _stretches(life, period, plans, feature, total):
@@ -192,7 +194,8 @@ def late_lines(life: Life, plans: Plans, late: LateUsage) -> tuple[InvoiceLine, 
     quantity = EXACT.subtract(late.counted, late.closed)
     if plan is None or granted is None or granted.price is None:
         return ()
-    found = quote(granted.price, quantity, plan.currency, late.closed)
+    was_invoiced = bool(late.closed) or is_charged_in(life, period)
+    found = quote(granted.price, quantity, plan.currency, late.closed if was_invoiced else None)
     if not quantity and not found.amount:
         return ()
     return (
