@@ -253,6 +253,21 @@ def test_the_upcoming_invoice_is_the_one_that_comes(books: Books) -> None:
     books.check()
 
 
+def test_the_upcoming_invoice_of_who_does_not_pay_ends_with_the_grace(books: Books) -> None:
+    """And is the one that comes, if nothing is paid."""
+    books.subscribe("bob")
+    books.run()
+    books.pass_by(days=1)
+    fall_due(books.desk.billing, books.all_invoices("bob")[0].id, reason="no try is left")
+    books.use("bob", 10)
+    foreseen = books.upcoming("bob")
+    assert foreseen.period == Period(START, START + 8 * DAY)
+    books.now = FEBRUARY
+    books.run()
+    came = books.all_invoices("bob")[-1]
+    assert (came.period, came.lines) == (foreseen.period, foreseen.lines)
+
+
 @pytest.mark.parametrize("after_grace", AfterGrace)
 def test_who_does_not_pay_is_past_due_and_then_what_the_plan_says(after_grace: AfterGrace, books: Books) -> None:
     """With no credit; who pays within the grace goes on."""

@@ -333,9 +333,9 @@ def upcoming(billing: Billing, subscription_id: str) -> Invoice:
     period = boundary(life) if one.state in ENDED else one.period(now)
     if period is None or (one.ends_at is not None and period.start >= one.ends_at):
         raise NotFound(f"The subscription {subscription_id} has ended: no invoice is to come.")
-    if one.ends_at is not None:
-        period = Period(period.start, min(period.end, one.ends_at))
     seen = _foreseen(billing, life, period.end, now)
+    if (end := seen.subscription.ends_at) is not None:
+        period = Period(period.start, min(period.end, end))
     lines = closing_lines(seen, period, billing.plan, _usage_now(billing, seen, period), _late(billing, life))
     draft = _draft(billing, seen, period, lines, ())
     return replace(draft, history=())
