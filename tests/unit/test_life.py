@@ -296,6 +296,27 @@ def test_who_pays_late_is_active_again() -> None:
     assert world.do(mark_recovered).state is SubscriptionStatus.PAUSED
 
 
+def test_nobody_escapes_a_debt_by_a_pause() -> None:
+    """Whoever paused it, and whether the invoice fell due before or after: it is resumed when that is paid."""
+    world = World(after_grace=AfterGrace.PAUSE)
+    world.do(mark_past_due)
+    world.now += timedelta(days=15)
+    world.settle()
+    with pytest.raises(Conflict, match="past due; possible: cancelled"):
+        world.do(resume_subscription)
+    assert world.do(mark_recovered).state is SubscriptionStatus.ACTIVE
+    for deeds in ((mark_past_due, pause_subscription), (pause_subscription, mark_past_due, mark_past_due)):
+        for deed in deeds:
+            made = world.do(deed)
+        assert made.state is world.gate_status() is SubscriptionStatus.PAUSED
+        with pytest.raises(Conflict, match="past due"):
+            world.do(resume_subscription)
+        assert world.do(mark_recovered).state is SubscriptionStatus.PAUSED  # a person paused it
+        assert world.do(resume_subscription).state is SubscriptionStatus.ACTIVE
+    assert world.actions()[-8:-4] == ["past_due", "paused", "recovered", "resumed"]
+    assert world.actions()[-4:] == ["paused", "past_due", "recovered", "resumed"]
+
+
 @pytest.mark.parametrize("action", [pause_subscription, resume_subscription])
 def test_nothing_follows_the_end(action: Callable[..., Subscription]) -> None:
     """A refusal says what is possible: nothing."""

@@ -257,7 +257,7 @@ def pause(life: Life, who: Who, *, at: datetime) -> Made:
     """
     before = life.subscription
     _require(before, at, _Status.PAUSED, "be paused")
-    after = replace(before, state=_Status.PAUSED, grace_until=None)
+    after = replace(before, state=_Status.PAUSED)
     return after, _entry(life, after, Action.PAUSED, who, at=at)
 
 
@@ -265,7 +265,7 @@ def resume(life: Life, who: Who, *, at: datetime) -> Made:
     """Out of a pause; or, where it is not paused, the withdrawal of its cancellation: a fixed term holds again.
 
     Raises:
-        Conflict: there is nothing to resume.
+        Conflict: there is nothing to resume, or an invoice is past due: that is paid first.
     """
     before = life.subscription
     if before.status(at) not in ENDED | {_Status.PAUSED} and before.ends_at != before.term:
@@ -274,28 +274,38 @@ def resume(life: Life, who: Who, *, at: datetime) -> Made:
         return after, _entry(life, after, Action.CANCEL_WITHDRAWN, who, at=at)
     if before.status(at) is not _Status.PAUSED:
         _refuse(before, at, "be resumed")
-    after = replace(before, state=_Status.ACTIVE, grace_until=None)
+    if before.grace_until is not None:
+        detail = "is paused and cannot be resumed while an invoice is past due; possible: cancelled"
+        raise Conflict(f"The subscription {before.id} {detail}.")
+    after = replace(before, state=_Status.ACTIVE)
     return after, _entry(life, after, Action.RESUMED, who, at=at)
 
 
 def unpaid(life: Life, grace_days: int, who: Who, *, at: datetime) -> Made | None:
-    """An invoice could not be collected: its grace begins; None where it is past due, paused or ended already."""
-    before = life.subscription
-    if before.status(at) is not _Status.ACTIVE:
+    """An invoice could not be collected: its grace begins; None where that is known of it, or it has ended.
+
+    One that is paused stays so, and is not resumed before the invoice is paid.
+    """
+    before, status = life.subscription, life.subscription.status(at)
+    if status not in {_Status.ACTIVE, _Status.PAUSED} or before.grace_until is not None:
         return None
-    after = replace(before, state=_Status.PAST_DUE, grace_until=local_days_later(at, before.timezone, grace_days))
+    state = _Status.PAST_DUE if status is _Status.ACTIVE else _Status.PAUSED
+    after = replace(before, state=state, grace_until=local_days_later(at, before.timezone, grace_days))
     return after, _entry(life, after, Action.PAST_DUE, who, at=at)
 
 
 def recover(life: Life, who: Who, *, at: datetime, now: datetime | None = None) -> Made | None:
-    """All that was past due is paid, as is written down at now; None where it is not past due, nor paused for that."""
+    """All that was past due is paid, as is written down at now; None where nothing was.
+
+    What a person has paused stays paused; it can be resumed again.
+    """
     before = life.subscription
-    waits = before.status(at) is _Status.PAST_DUE or (
-        before.status(at) is _Status.PAUSED and before.grace_until is not None
-    )
-    if not waits:
+    status = before.status(at)
+    if status not in {_Status.PAST_DUE, _Status.PAUSED} or before.grace_until is None:
         return None
-    after = replace(before, state=_Status.ACTIVE, grace_until=None)
+    pauses = (entry for entry in reversed(life.history) if entry.action is Action.PAUSED)
+    stays = status is _Status.PAUSED and next(pauses).actor != SYSTEM
+    after = replace(before, state=_Status.PAUSED if stays else _Status.ACTIVE, grace_until=None)
     return after, _entry(life, after, Action.RECOVERED, who, at=at, now=now)
 
 

@@ -236,7 +236,7 @@ class Subscription:
         planned: the change that the end of the period brings.
         ends_at: when it ends or has ended, as `ends_as`.
         term: when it expires if nothing ends it before; None where it was made for no fixed term.
-        grace_until: while it is past due, when its grace is over; kept while it is paused because it was not paid.
+        grace_until: while it is past due, when its grace is over; of one that is paused, that an invoice is past due.
     """
 
     id: str

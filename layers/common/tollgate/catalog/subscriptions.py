@@ -149,13 +149,13 @@ def resume_subscription(lives: Lives, subscription_id: str, *, who: Who, gates: 
 
     Raises:
         NotFound: there is no such subscription.
-        Conflict: it is neither paused nor to be cancelled, or has ended.
+        Conflict: it is neither paused nor to be cancelled, has ended, or is paused and an invoice is past due.
     """
     return _changed(lives, subscription_id, lambda life, at: resume(life, who, at=at), who, gates=gates, clock=clock)
 
 
 def mark_past_due(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """Say that an invoice could not be collected: the grace of the plan begins, unless it is not active any more."""
+    """Say that an invoice could not be collected: the grace of the plan begins, unless it is paused or has ended."""
 
     def make(life: Life, at: datetime) -> Made | None:
         return unpaid(life, _plan(lives, life.subscription).grace_days, who, at=at)
@@ -164,7 +164,7 @@ def mark_past_due(lives: Lives, subscription_id: str, *, who: Who, gates: Gates,
 
 
 def mark_recovered(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """Say that nothing is past due any more: active again, also where it was paused for that.
+    """Say that nothing is past due any more: active again, also where it was paused for that and not by a person.
 
     A grace that is over and has not been acted upon ends nothing then: it was active again by the last of it, and
     what was to come after that comes.
