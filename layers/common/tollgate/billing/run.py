@@ -41,7 +41,7 @@ from tollgate.billing.lines import (
 from tollgate.catalog.life import SYSTEM, Life, Who, as_it_stands, boundary, due_at, overdue
 from tollgate.catalog.model import ENDED, Plan, SubscriptionStatus
 from tollgate.catalog.periods import Period
-from tollgate.catalog.snapshots import Gates
+from tollgate.catalog.snapshots import Gates, publish
 from tollgate.catalog.subscriptions import Lives, catch_up, find_life, mark_past_due, mark_recovered
 from tollgate.kernel.errors import Conflict, NotFound
 from tollgate.kernel.money import ZERO
@@ -128,6 +128,8 @@ def bill(
     done, seen, without_progress = Billed([]), -1, 0
     while without_progress < _TRIES:
         life = find_life(billing.lives, subscription_id)
+        if seen < 0:
+            _publish_what_happened(billing, life)
         without_progress = without_progress + 1 if life.standing.revision == seen else 0
         seen = life.standing.revision
         due = due_at(life)
@@ -145,6 +147,13 @@ def bill(
 
 
 _SECONDS_A_PERIOD: Final = 5.0
+
+
+def _publish_what_happened(billing: Billing, life: Life) -> None:
+    """Complete what broke off after something was written down that happened by itself: checks see it."""
+    last, billed = life.history[-1], life.standing.billed_until
+    if last.actor == SYSTEM and last.before is not None and (billed is None or last.recorded_at >= billed):
+        publish(life.subscription.customer, snapshots=billing.lives, gates=billing.gates, clock=billing.clock)
 
 
 def _catch_up(billing: Billing, life: Life, by: datetime) -> bool:

@@ -190,7 +190,9 @@ def catch_up(lives: Lives, life: Life, by: datetime, *, gates: Gates, clock: Clo
     planned = life.subscription.planned
     plan = lives.plan(planned.plan, planned.plan_version) if planned else None
     made = as_it_stands(life, _plan(lives, life.subscription).after_grace, by, now=clock(), plan=plan)
-    if made is not None and lives.change_life(life, *made):
+    if made is not None:
+        lives.change_life(life, *made)
+        # Also where it says that another was first: that is what is said to one whose answer was lost.
         publish(life.subscription.customer, snapshots=lives, gates=gates, clock=clock)
     return True
 
