@@ -129,7 +129,7 @@ def bill(
     while without_progress < _TRIES:
         life = find_life(billing.lives, subscription_id)
         if seen < 0:
-            _publish_what_happened(billing, life)
+            _publish_changes(billing, life)
         without_progress = without_progress + 1 if life.standing.revision == seen else 0
         seen = life.standing.revision
         due = due_at(life)
@@ -149,10 +149,10 @@ def bill(
 _SECONDS_A_PERIOD: Final = 5.0
 
 
-def _publish_what_happened(billing: Billing, life: Life) -> None:
-    """Complete what broke off after something was written down that happened by itself: checks see it."""
+def _publish_changes(billing: Billing, life: Life) -> None:
+    """Have checks see what has changed since it was last billed: whoever wrote that down may have ended before."""
     last, billed = life.history[-1], life.standing.billed_until
-    if last.actor == SYSTEM and last.before is not None and (billed is None or last.recorded_at >= billed):
+    if last.before is not None and (billed is None or last.recorded_at >= billed):
         publish(life.subscription.customer, snapshots=billing.lives, gates=billing.gates, clock=billing.clock)
 
 
