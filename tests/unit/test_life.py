@@ -182,8 +182,24 @@ def test_a_plan_changes_so_often_and_no_more() -> None:
     for number in range(MAX_CHANGES):
         world.now += timedelta(minutes=1)
         world.change("basic" if number % 2 else "pro")
-    with pytest.raises(Conflict, match="100 times"):
-        world.change("pro")
+    for when in When:
+        with pytest.raises(Conflict, match="100 times"):
+            world.change("pro", when)
+    world.now = datetime(2026, 2, 28, 9, tzinfo=UTC)
+    world.settle()
+    assert world.do(cancel_subscription, when=When.NOW).state is SubscriptionStatus.CANCELLED
+
+
+def test_the_last_change_that_there_is_room_for_may_be_planned() -> None:
+    """It takes effect by itself."""
+    world = World()
+    for number in range(MAX_CHANGES - 1):
+        world.now += timedelta(minutes=1)
+        world.change("basic" if number % 2 else "pro")
+    world.change("basic", When.PERIOD_END)
+    world.now = datetime(2026, 2, 28, 9, tzinfo=UTC)
+    world.settle()
+    assert find_life(world.catalog, "sub").subscription.plan == "basic"
 
 
 def test_a_change_at_the_end_of_the_period_waits_for_it() -> None:

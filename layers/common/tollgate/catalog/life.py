@@ -209,7 +209,7 @@ def change(
     """Another plan version, at once or at the end of the period; None where that is what there is or is planned.
 
     Raises:
-        Conflict: it has ended, or ends before the change would take effect.
+        Conflict: it has ended, ends before the change would take effect, or was changed too often.
     """
     before = life.subscription
     _require(before, at, _Status.ACTIVE, f"be changed to {chosen.code}", to_itself=True)
@@ -225,6 +225,8 @@ def change(
     planned = None if same else PlannedChange(end, chosen.code, chosen.version)
     if planned == before.planned:
         return None
+    if planned is not None:
+        _on_plan(life, chosen.code, chosen.version, chosen.billing_period, end)  # there must be room for it then
     after = replace(before, planned=planned)
     return after, _entry(life, after, Action.CHANGE_PLANNED, who, at=at)
 
