@@ -521,7 +521,7 @@ def bill_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
     """
     message = read_message(record.body)
     is_last = int(record.attributes.approximate_receive_count) >= int(required("BILLING_MAX_RECEIVES"))
-    error_id = derived_id("err", f"{BILL_SUBSCRIPTION}#{record.message_id}")
+    error_id = derived_id("err", f"{BILL_SUBSCRIPTION}#{message.run}#{message.subscription}")
     if is_last:
         write_down(message, error_id, "it was not billed in several receives")
     try:
@@ -540,7 +540,7 @@ def bill_message(record: SQSRecord, lambda_context: LambdaContext) -> None:
 
 
 def write_down(message: Message, error_id: str, error: str) -> None:
-    """Make an error record of a subscription that is not billed; the same again makes no second one."""
+    """Make an error record of a subscription that is not billed, one a run: while it is due each run finds it."""
     life = catalog.life(message.subscription)
     record_error(
         errors,

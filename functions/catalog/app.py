@@ -308,7 +308,7 @@ def pause_subscription(
     "POST",
     "/v1/subscriptions/<subscription>/resume",
     scope="catalog:write",
-    summary="Resume a subscription that is paused, or withdraw its end",
+    summary="Resume a subscription that is paused, or withdraw its cancellation",
     responses=answers(schema.SubscriptionView, "The subscription as it is now"),
 )
 def resume_subscription(

@@ -38,8 +38,20 @@ class Api:
 
     def __call__(self, method: str, path: str, body: Any = None, **query: str) -> Any:
         """The answer to a request, which is a good one: JSON, or the text of a page."""
+        answer = self._ask(method, path, body, query)
+        assert answer["statusCode"] < 300, answer
+        return answer["body"] if path.endswith(".html") else json.loads(answer["body"])
+
+    def refused(self, method: str, path: str, body: Any = None, **query: str) -> Any:
+        """The problem document of a request that is a bad one."""
+        answer = self._ask(method, path, body, query)
+        problem = json.loads(answer["body"])
+        assert answer["statusCode"] == problem["status"] >= 400, answer
+        return problem
+
+    def _ask(self, method: str, path: str, body: Any, query: dict[str, str]) -> Any:
         is_billing = path.startswith(_BILLING) or path.endswith("/upcoming")
-        answer = self._functions["billing" if is_billing else "catalog"].handler(
+        return self._functions["billing" if is_billing else "catalog"].handler(
             {
                 "version": "2.0",
                 "rawPath": path,
@@ -57,5 +69,3 @@ class Api:
             },
             _CONTEXT,
         )
-        assert answer["statusCode"] < 300, answer
-        return answer["body"] if path.endswith(".html") else json.loads(answer["body"])

@@ -2,6 +2,7 @@
 
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -17,9 +18,10 @@ from tollgate.catalog.model import AfterGrace, Customer, Feature, FeatureType, P
 from tollgate.catalog.periods import Interval, Period
 from tollgate.catalog.service import subscribe_many
 from tollgate.catalog.store import DUE_SHARDS
+from tollgate.kernel.dynamodb import BillingTable
 from tollgate.kernel.errors import NotFound
 from tollgate.pricing.model import Flat
-from tools.engine import Engine
+from tools.engine import Call, Engine
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -251,6 +253,21 @@ def test_the_upcoming_invoice_is_the_one_that_comes(books: Books) -> None:
     books.check()
 
 
+def test_the_upcoming_invoice_of_who_does_not_pay_ends_with_the_grace(books: Books) -> None:
+    """And is the one that comes, if nothing is paid."""
+    books.subscribe("bob")
+    books.run()
+    books.pass_by(days=1)
+    fall_due(books.desk.billing, books.all_invoices("bob")[0].id, reason="no try is left")
+    books.use("bob", 10)
+    foreseen = books.upcoming("bob")
+    assert foreseen.period == Period(START, START + 8 * DAY)
+    books.now = FEBRUARY
+    books.run()
+    came = books.all_invoices("bob")[-1]
+    assert (came.period, came.lines) == (foreseen.period, foreseen.lines)
+
+
 @pytest.mark.parametrize("after_grace", AfterGrace)
 def test_who_does_not_pay_is_past_due_and_then_what_the_plan_says(after_grace: AfterGrace, books: Books) -> None:
     """With no credit; who pays within the grace goes on."""
@@ -337,4 +354,107 @@ def test_a_payment_that_nobody_told_of_keeps_the_subscription(books: Books) -> N
     assert books.invoices.write(paid(found, at=books.now, actor="system", reason="paid"))
     books.pass_by(days=8)
     books.run()
+    assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
+def test_a_payment_that_nobody_told_of_does_not_keep_what_was_to_end(books: Books) -> None:
+    """Who paid within the grace is not ended for it, but as was asked for; the history is in order."""
+    books.subscribe("bob")
+    books.run()
+    books.pass_by(days=28)
+    [owed] = books.all_invoices("bob")
+    fall_due(books.desk.billing, owed.id, reason="no try is left")
+    books.pass_by(days=4)
+    books.run()
+    books.cancel("bob", When.PERIOD_END)
+    found = books.invoices.get(owed.id)
+    assert found is not None
+    assert books.invoices.write(paid(found, at=books.now, actor="system", reason="paid"))
+    books.now = APRIL
+    books.run()
+    assert books.status("bob") is SubscriptionStatus.CANCELLED
+    history = books.life("bob").history
+    assert [entry.action.value for entry in history[-2:]] == ["recovered", "cancelled"]
+    assert history[-1].at == MARCH
+    assert [entry.at for entry in history] == sorted(entry.at for entry in history)
+    assert history[-2].recorded_at == APRIL
+    books.check()
+
+
+def index_as_it_was(database: Engine, subscription: str) -> Callable[[Call], None]:
+    """A hook after which the index of a subscription's invoices shows what it shows now, whatever is written."""
+    found, failed = database.ask(
+        "Query",
+        {
+            "TableName": BillingTable.Meta.table_name,
+            "IndexName": "invoice_subscription",
+            "KeyConditionExpression": "invoice_subscription = :it",
+            "ExpressionAttributeValues": {":it": {"S": subscription}},
+            "ScanIndexForward": False,
+        },
+    )
+    assert not failed
+
+    def lag(call: Call) -> None:
+        if call.request.get("IndexName") != "invoice_subscription":
+            return
+        texts = call.request["ExpressionAttributeValues"]
+        is_left_out = "<>" in call.request["FilterExpression"]
+        named = {text["S"] for name, text in texts.items() if name != ":partition"}
+        call.answer["Items"] = [
+            item for item in found["Items"] if (item["invoice_status"]["S"] in named) is not is_left_out
+        ]
+
+    return lag
+
+
+@pytest.mark.parametrize("fell_due_before", [True, False])
+def test_who_owes_another_invoice_stays_past_due_though_the_index_lags(
+    database: Engine, books: Books, fell_due_before: bool
+) -> None:
+    """It shows for a while the invoice that was paid as past due, and the one that has fallen due as open."""
+    books.subscribe("bob")
+    books.run()
+    books.now = FEBRUARY
+    books.run()
+    books.deposit("bob", "100")
+    older, newer = books.all_invoices("bob")
+    fell_due, settled = (older, newer) if fell_due_before else (newer, older)
+    fall_due(books.desk.billing, settled.id, reason="no try is left")
+    if fell_due_before:
+        fall_due(books.desk.billing, fell_due.id, reason="no try is left")
+    with database.hooked(after=index_as_it_was(database, "sub-bob")):
+        fall_due(books.desk.billing, fell_due.id, reason="no try is left")
+        assert books.pay(settled).status is InvoiceStatus.PAID
+        assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    assert books.pay(fell_due).status is InvoiceStatus.PAID
+    assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
+def test_an_invoice_that_falls_due_while_another_is_paid_keeps_its_subscription_past_due(
+    database: Engine, books: Books
+) -> None:
+    """Though it was not past due yet when that was asked."""
+    books.subscribe("bob")
+    books.run()
+    books.now = FEBRUARY
+    books.run()
+    books.deposit("bob", "100")
+    older, newer = books.all_invoices("bob")
+    fall_due(books.desk.billing, older.id, reason="no try is left")
+    steps: list[str] = []
+
+    def meanwhile(call: Call) -> None:
+        """Once it has been read that the newer one is open."""
+        if call.request.get("IndexName") == "invoice_subscription":
+            steps.append("listed")
+        elif call.operation == "BatchGetItem" and steps == ["listed"]:
+            steps.append("read")
+            fall_due(books.process().billing, newer.id, reason="no try is left")
+
+    with database.hooked(after=meanwhile):
+        assert books.pay(older).status is InvoiceStatus.PAID
+    assert steps[1] == "read"
+    assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    assert books.pay(newer).status is InvoiceStatus.PAID
     assert books.status("bob") is SubscriptionStatus.ACTIVE

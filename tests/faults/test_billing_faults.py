@@ -12,12 +12,13 @@ from random import Random
 
 import pytest
 
-from tests.faults.books import Books
+from tests.faults.books import Books, plan
 from tests.faults.chaos import Chaos, Killed, Weather
 from tollgate.billing.invoices import Invoice, InvoiceStatus, move
-from tollgate.billing.run import bill
+from tollgate.billing.run import bill, fall_due
 from tollgate.catalog.gates import read_gate
 from tollgate.catalog.life import When, Who
+from tollgate.catalog.model import INACTIVE, AfterGrace, SubscriptionStatus
 from tollgate.kernel.errors import Conflict, Unavailable
 from tollgate.metering.model import Series
 from tools.engine import Call, Engine
@@ -318,3 +319,56 @@ def test_an_invoice_is_not_read_without_its_number_once_it_is_open(database: Eng
         books.bill("ada")
     assert len(seen) > 10
     assert all((one.number is None) == (one.status is InvoiceStatus.DRAFT) for one in seen)
+
+
+@pytest.mark.parametrize("after_grace", AfterGrace)
+def test_a_grace_that_is_over_is_seen_by_checks_wherever_the_process_ends(
+    database: Engine, after_grace: AfterGrace
+) -> None:
+    """The message comes again, and then a gate that was not reached is."""
+    killed = 0
+    for number in count(1):
+        database.clear()
+        books = Books()
+        books.open([plan("strict", "30.00", after_grace=after_grace)])
+        books.subscribe("ada", "strict")
+        books.run()
+        fall_due(books.desk.billing, books.all_invoices()[0].id, reason="no try is left")
+        books.pass_by(days=8)
+        nth = Nth(number, kill)
+        try:
+            with database.hooked(after=nth):
+                books.bill("ada")
+        except Killed:
+            killed += 1
+        books.bill("ada", books.process())
+        assert seen_by_checks(books) in INACTIVE, f"call {number}"
+        if not nth.is_done:
+            break
+    assert killed > 5
+
+
+def seen_by_checks(books: Books) -> SubscriptionStatus:
+    """The status of ada's subscription as her gate has it."""
+    series = Series("ada", "calls")
+    term = read_gate("ada", "calls", books.start().heads([series])[series].gate).ruling(books.now)
+    assert term is not None
+    return term[0].status(books.now)
+
+
+def test_an_end_that_was_asked_for_once_is_seen_by_checks_wherever_the_process_ends(database: Engine) -> None:
+    """If it was written down at all: the next billing run completes what the request does not."""
+    ended = 0
+    for number in count(1):
+        books = at_the_end_of_january(database)
+        books.run()
+        books.pass_by(days=1)
+        nth = Nth(number, kill)
+        with suppress(Killed), database.hooked(after=nth):
+            books.cancel("ada")
+        books.run()
+        assert seen_by_checks(books) is books.status("ada"), f"call {number}"
+        ended += books.status("ada") is SubscriptionStatus.CANCELLED
+        if not nth.is_done:
+            break
+    assert 1 < ended < number

@@ -68,6 +68,21 @@ def test_a_subscription_is_changed_paused_resumed_and_cancelled(api: Api) -> Non
     assert [entry["reason"] for entry in history][1] == "they grow"
 
 
+def test_a_transition_that_there_is_not_is_refused_and_says_what_is_possible(api: Api) -> None:
+    """And changes nothing."""
+    problem = api.refused("POST", "/v1/subscriptions/sub/resume")
+    assert (problem["status"], problem["detail"].partition("; ")[2]) == (
+        409,
+        "possible: cancelled, expired, past_due, paused.",
+    )
+    api.now += timedelta(days=1)
+    api("POST", "/v1/subscriptions/sub/cancel", {"when": "now"})
+    for action, body in (("change", {"plan": "pro", "when": "now"}), ("pause", None), ("cancel", {"when": "now"})):
+        problem = api.refused("POST", f"/v1/subscriptions/sub/{action}", body)
+        assert (problem["status"], problem["detail"].partition("; ")[2]) == (409, "possible: none.")
+    assert len(api("GET", "/v1/subscriptions/sub/history")["items"]) == 2
+
+
 def test_a_run_tells_what_it_did_and_the_same_run_does_nothing_more(api: Api) -> None:
     """Until a moment that is never later than now."""
     future = {"as_of": "2030-01-01T00:00:00Z"}

@@ -1,5 +1,6 @@
 """Golden periods as real subscriptions: read over the API, and closed by the billing run."""
 
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,18 +12,25 @@ from tollgate.kernel.time import format_time
 from tools.engine import Engine
 
 SEEN = [case for case in CASES if case["conforms_to_rule"] and case["id"] != "period-27"]
-"""All but one, whose period lies before its anchor: no subscription is as old."""
+"""All but one, whose period lies before its anchor: that is asked when the subscription has not begun."""
 
 
-def test_only_one_golden_period_lies_before_its_anchor() -> None:
-    """Which only the calendar itself can be asked for (tests/unit/test_periods_golden.py)."""
-    early = [
-        case["id"]
-        for case in CASES
-        if case["conforms_to_rule"]
-        and instant(case["at"], ZoneInfo(case["timezone"])) < instant(case["anchor_local"], ZoneInfo(case["timezone"]))
-    ]
-    assert early == ["period-27"]
+def test_only_one_golden_period_lies_before_its_anchor_and_no_subscription_begins_so_late(database: Engine) -> None:
+    """Only the calendar itself can be asked for it (tests/unit/test_periods_golden.py)."""
+    assert database
+    early = [case for case in CASES if case["conforms_to_rule"] and local(case, "at") < local(case, "anchor_local")]
+    assert [case["id"] for case in early] == ["period-27"]
+    api = Api(local(early[0], "at"))
+    api("PUT", "/v1/plans/plan", {"name": "Plan", "currency": "EUR", "billing_period": {"interval": "month"}})
+    api("PUT", "/v1/customers/ada", {"timezone": early[0]["timezone"]})
+    start = format_time(local(early[0], "anchor_local"))
+    problem = api.refused("POST", "/v1/subscriptions", {"customer": "ada", "plan": "plan", "starts_at": start})
+    assert problem["errors"] == [{"pointer": "/starts_at", "detail": "must not lie in the future"}]
+
+
+def local(case: dict[str, Any], name: str) -> datetime:
+    """An instant of a case, by its clock."""
+    return instant(case[name], ZoneInfo(case["timezone"]))
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in SEEN])

@@ -129,6 +129,24 @@ def test_the_same_run_again_is_only_looked_at() -> None:
         carried_out(runs, queue, billed, run=Run("run_1", NOW, NOW, "key", asked_for=NOW))
 
 
+def test_a_run_that_broke_off_goes_on_when_it_is_asked_for_again() -> None:
+    """What it had billed is due no more, and counts all the same."""
+    runs, queue = DynamoRuns(), Queue()
+    time = iter([True, False, False])
+
+    def lose(_: Sequence[Message]) -> None:
+        raise Unavailable("the queue cannot be reached")
+
+    with pytest.raises(Unavailable):
+        carry_out(RUN, runs=runs, due="abc", bill=billed, send=lose, has_time=lambda: next(time))
+    found = runs.run("run_1")
+    assert found is not None
+    assert not progress(found, runs).is_done
+    so_far = carry_out(RUN, runs=runs, due="bc", bill=billed, send=queue.send, has_time=lambda: False)
+    assert (so_far.run.found, so_far.billed, so_far.is_done) == (3, 1, False)
+    assert [message.subscription for message in queue.messages] == ["b", "c"]
+
+
 def test_a_message_is_read_back_as_it_was_written() -> None:
     """Anything else is refused, and so goes to the dead-letter queue."""
     message = Message("sub-1", NOW, "run_1")
@@ -170,12 +188,12 @@ def function(tables: None) -> ModuleType:
     return module
 
 
-def received(function: ModuleType, times: int) -> dict[str, Any]:
+def received(function: ModuleType, times: int, *, run: str = "run_1", name: str = "m-1") -> dict[str, Any]:
     """What the function answers to a message that it receives for the n-th time."""
     record = {
-        "messageId": "m-1",
+        "messageId": name,
         "receiptHandle": "r",
-        "body": message_text(Message("sub", system_clock(), "run_1")),
+        "body": message_text(Message("sub", system_clock(), run)),
         "attributes": {"ApproximateReceiveCount": str(times), "SentTimestamp": "1793611800417"},
         "messageAttributes": {},
         "eventSource": "aws:sqs",
@@ -220,6 +238,22 @@ def test_a_message_that_fails_comes_again_and_leaves_a_record_before_its_last_re
     assert resolved is not None
     assert resolved.status is Status.RESOLVED
     assert progress(RUN, function.runs).failures == ()
+
+
+def test_a_subscription_that_cannot_be_billed_leaves_one_record_a_run(
+    function: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often its message is sent again for the record: one that never can be does not leave more and more."""
+
+    def fail(*_: object) -> None:
+        raise Unavailable("busy")
+
+    errors = DynamoRecovery()
+    monkeypatch.setattr(function, "bill", fail)
+    for run, name in (("run_1", "m-1"), ("run_1", "m-2"), ("run_2", "m-3")):
+        assert received(function, 5, run=run, name=name) == {"batchItemFailures": [{"itemIdentifier": name}]}
+    found = [errors.get(name) for name in errors.due(datetime(2100, 1, 1, tzinfo=UTC))]
+    assert sorted(record.arguments["run"] for record in found if record) == ["run_1", "run_2"]
 
 
 def test_a_subscription_with_too_many_periods_for_one_receive_goes_on_with_the_next(

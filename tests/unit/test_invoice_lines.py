@@ -71,6 +71,7 @@ PLANS = {
         plan("cheap", "20.00", Flat(D("0.01"), included=D(50))),
         plan("bare", "0", None),
         plan("minimal", "0", Flat(D("0.10"), minimum_amount=D(5))),
+        plan("gratis", "0", None, features=(PlanFeature(CALLS),)),
         plan("yearly", "200.00", billing_period=BillingPeriod(Interval.YEAR)),
     )
 }
@@ -216,6 +217,15 @@ def test_a_feature_that_a_plan_does_not_have_any_more_is_charged_up_to_then() ->
     assert story.lines(used="70") == [("usage", "7.00")]
 
 
+def test_usage_of_a_feature_that_was_gone_for_a_while_is_charged_by_the_plan_it_was_used_under() -> None:
+    """Also where the plan that has it again asks nothing for it: what had been used was read when it went."""
+    story = Story()
+    story.change("bare", 10, {"calls": "80"})
+    story.change("gratis", 20)
+    assert ("usage", "8.00") in story.lines(used="80")
+    assert ("usage", "8.00") in story.lines(used="95")
+
+
 def test_a_pause_gives_back_and_going_on_charges_the_rest_of_the_period() -> None:
     """Nothing is charged for what begins while it is paused."""
     story = Story()
@@ -223,6 +233,17 @@ def test_a_pause_gives_back_and_going_on_charges_the_rest_of_the_period() -> Non
     assert story.lines(used="10") == [("usage", "1.00"), ("proration", "-10.00")]
     story.resume(45.5)
     assert story.lines(MAY) == [("base", "20.00"), ("proration", "10.00")]
+
+
+def test_a_minimum_is_not_asked_for_in_a_period_that_is_paused_from_end_to_end() -> None:
+    """But in one that was paused within; and usage that comes all the same costs what it costs, in time or late."""
+    story = Story("minimal")
+    story.pause(15)
+    assert story.lines() == [("usage", "5.00")]
+    assert story.lines(MAY) == []
+    assert story.lines(MAY, used="70") == [("usage", "7.00")]
+    june = Period(MAY.end, MAY.end + 30 * DAY)
+    assert story.lines(june, late=(LateUsage("calls", MAY.start, D(0), D(70), ()),)) == [("adjustment", "7.00")]
 
 
 def test_what_ends_is_given_back() -> None:

@@ -182,8 +182,24 @@ def test_a_plan_changes_so_often_and_no_more() -> None:
     for number in range(MAX_CHANGES):
         world.now += timedelta(minutes=1)
         world.change("basic" if number % 2 else "pro")
-    with pytest.raises(Conflict, match="100 times"):
-        world.change("pro")
+    for when in When:
+        with pytest.raises(Conflict, match="100 times"):
+            world.change("pro", when)
+    world.now = datetime(2026, 2, 28, 9, tzinfo=UTC)
+    world.settle()
+    assert world.do(cancel_subscription, when=When.NOW).state is SubscriptionStatus.CANCELLED
+
+
+def test_the_last_change_that_there_is_room_for_may_be_planned() -> None:
+    """It takes effect by itself."""
+    world = World()
+    for number in range(MAX_CHANGES - 1):
+        world.now += timedelta(minutes=1)
+        world.change("basic" if number % 2 else "pro")
+    world.change("basic", When.PERIOD_END)
+    world.now = datetime(2026, 2, 28, 9, tzinfo=UTC)
+    world.settle()
+    assert find_life(world.catalog, "sub").subscription.plan == "basic"
 
 
 def test_a_change_at_the_end_of_the_period_waits_for_it() -> None:
@@ -235,6 +251,22 @@ def test_a_fixed_term_expires() -> None:
     assert world.actions() == ["created", "expired"]
 
 
+def test_a_fixed_term_outlives_a_cancellation_that_is_withdrawn() -> None:
+    """It is no cancellation itself, and cannot be withdrawn."""
+    end = START + timedelta(days=90)
+    world = World(ends_at=end)
+    with pytest.raises(Conflict, match="cannot be resumed"):
+        world.do(resume_subscription)
+    assert world.do(cancel_subscription, when=When.PERIOD_END).ends_at == datetime(2026, 2, 28, 9, tzinfo=UTC)
+    made = world.do(resume_subscription)
+    assert (made.ends_at, made.ends_as) == (end, SubscriptionStatus.EXPIRED)
+    assert subscription_from_dict(subscription_to_dict(made)) == made
+    with pytest.raises(Conflict, match="cannot be resumed"):
+        world.do(resume_subscription)
+    world.now = end
+    assert world.status() is SubscriptionStatus.EXPIRED
+
+
 def test_a_trial_ends_by_itself_and_a_pause_does_not_stop_it() -> None:
     """It is active after it."""
     world = World(trial_days=14)
@@ -278,6 +310,27 @@ def test_who_pays_late_is_active_again() -> None:
     assert world.do(mark_recovered).state is SubscriptionStatus.ACTIVE
     world.do(pause_subscription)
     assert world.do(mark_recovered).state is SubscriptionStatus.PAUSED
+
+
+def test_nobody_escapes_a_debt_by_a_pause() -> None:
+    """Whoever paused it, and whether the invoice fell due before or after: it is resumed when that is paid."""
+    world = World(after_grace=AfterGrace.PAUSE)
+    world.do(mark_past_due)
+    world.now += timedelta(days=15)
+    world.settle()
+    with pytest.raises(Conflict, match="past due; possible: cancelled"):
+        world.do(resume_subscription)
+    assert world.do(mark_recovered).state is SubscriptionStatus.ACTIVE
+    for deeds in ((mark_past_due, pause_subscription), (pause_subscription, mark_past_due, mark_past_due)):
+        for deed in deeds:
+            made = world.do(deed)
+        assert made.state is world.gate_status() is SubscriptionStatus.PAUSED
+        with pytest.raises(Conflict, match="past due"):
+            world.do(resume_subscription)
+        assert world.do(mark_recovered).state is SubscriptionStatus.PAUSED  # a person paused it
+        assert world.do(resume_subscription).state is SubscriptionStatus.ACTIVE
+    assert world.actions()[-8:-4] == ["past_due", "paused", "recovered", "resumed"]
+    assert world.actions()[-4:] == ["paused", "past_due", "recovered", "resumed"]
 
 
 @pytest.mark.parametrize("action", [pause_subscription, resume_subscription])

@@ -144,6 +144,15 @@ class DynamoInvoices:
             place, key = place + 1, None
         return _read(found, status), None
 
+    def owed(self, subscription: str) -> Sequence[Invoice]:
+        """The invoices of a subscription that are neither paid nor void, as the last write left them.
+
+        Those two states are final, so that an index that lags shows some too many and leaves none out.
+        """
+        final = (InvoiceStatus.PAID, InvoiceStatus.VOID)
+        found = _read(list(_query("invoice_subscription", subscription, {}, None, without=final)), None)
+        return [invoice for invoice in found if invoice.status not in final]
+
 
 def _given() -> int:
     item = read_item(NumbersItem, "NUMBERS", "INVOICE")
@@ -170,7 +179,11 @@ def _place(after: str | None, parts: int) -> tuple[int, tuple[str, str] | None]:
 
 
 def _query(
-    index: str, value: str, filters: Mapping[str, str], after: tuple[str, str] | None
+    index: str,
+    value: str,
+    filters: Mapping[str, str],
+    after: tuple[str, str] | None,
+    without: Sequence[InvoiceStatus] = (),
 ) -> Iterable[dict[str, Any]]:
     """The keys in a partition of an index, the newest first, through the table's one client."""
     names = {"#partition": index}
@@ -183,10 +196,15 @@ def _query(
         "ExpressionAttributeValues": values,
         "ScanIndexForward": False,
     }
+    conditions: list[str] = []
     for name, text in filters.items():
         names[f"#{name}"], values[f":{name}"] = name, {"S": text}
-    if filters:
-        request["FilterExpression"] = " AND ".join(f"#{name} = :{name}" for name in filters)
+        conditions.append(f"#{name} = :{name}")
+    for status in without:
+        names["#invoice_status"], values[f":{status}"] = "invoice_status", {"S": status.value}
+        conditions.append(f"#invoice_status <> :{status}")
+    if conditions:
+        request["FilterExpression"] = " AND ".join(conditions)
     if after:
         pk, at = after
         start = {"pk": pk, "sk": "INVOICE", "invoice_at": at, index: value}

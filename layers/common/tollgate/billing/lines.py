@@ -135,9 +135,11 @@ def _usage(
     """The usage of a feature; a line for each price that it had, for the units used under it.
 
     The units under a price follow on those before it: tiers, packages and included units go on, they do not begin
-    anew. A trial is free.
+    anew. A trial is free, and a minimum is not asked for in a period that is paused from end to end.
     """
     total, priced_before = used.get(feature, ZERO), False
+    if not total and not is_charged_in(life, period):
+        return
     trial_end = life.subscription.trial_ends_at
     is_trial = trial_end is not None and period.start < trial_end
     for plan, price, start, end in _stretches(life, period, plans, feature, total):
@@ -164,17 +166,17 @@ def _stretches(
     """The prices that a feature had in a period, and from which usage up to which each held."""
     first = in_force(life.history, period.start)
     plan = plans(first.plan, first.plan_version)
-    price, start = _price(plan, feature), ZERO
+    price, start, read = _price(plan, feature), ZERO, ZERO
     for entry in life.history:
         if entry.action is not Action.CHANGED or not period.start < entry.at < period.end:
             continue
         after = plans(entry.plan, entry.plan_version)
+        read = entry.readings.get(feature, read)  # nothing was used since where it was not read again
         if after.feature(feature) is None:
             continue  # what is counted from here on was used before
         if _price(after, feature) != price:
-            end = entry.readings.get(feature, ZERO)
-            yield plan, price, start, end
-            price, start = _price(after, feature), end
+            yield plan, price, start, read
+            price, start = _price(after, feature), read
         plan = after
     yield plan, price, start, total
 
@@ -192,7 +194,8 @@ def late_lines(life: Life, plans: Plans, late: LateUsage) -> tuple[InvoiceLine, 
     quantity = EXACT.subtract(late.counted, late.closed)
     if plan is None or granted is None or granted.price is None:
         return ()
-    found = quote(granted.price, quantity, plan.currency, late.closed)
+    was_invoiced = bool(late.closed) or is_charged_in(life, period)
+    found = quote(granted.price, quantity, plan.currency, late.closed if was_invoiced else None)
     if not quantity and not found.amount:
         return ()
     return (

@@ -41,7 +41,7 @@ from tollgate.billing.lines import (
 from tollgate.catalog.life import SYSTEM, Life, Who, as_it_stands, boundary, due_at, overdue
 from tollgate.catalog.model import ENDED, Plan, SubscriptionStatus
 from tollgate.catalog.periods import Period
-from tollgate.catalog.snapshots import Gates
+from tollgate.catalog.snapshots import Gates, publish
 from tollgate.catalog.subscriptions import Lives, catch_up, find_life, mark_past_due, mark_recovered
 from tollgate.kernel.errors import Conflict, NotFound
 from tollgate.kernel.money import ZERO
@@ -76,16 +76,8 @@ class Invoices(Protocol):
     def open(self, after: Invoice) -> Invoice | None:
         """Write an invoice in its next revision with the next number; None when another writer was first."""
 
-    def list(
-        self,
-        *,
-        customer: str | None = None,
-        subscription: str | None = None,
-        status: InvoiceStatus | None = None,
-        after: str | None = None,
-        limit: int = 50,
-    ) -> tuple[Sequence[Invoice], str | None]:
-        """Invoices, the newest first, and where the next page begins."""
+    def owed(self, subscription: str) -> Sequence[Invoice]:
+        """The invoices of a subscription that are neither paid nor void, as the last write left them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +128,8 @@ def bill(
     done, seen, without_progress = Billed([]), -1, 0
     while without_progress < _TRIES:
         life = find_life(billing.lives, subscription_id)
+        if seen < 0:
+            _publish_changes(billing, life)
         without_progress = without_progress + 1 if life.standing.revision == seen else 0
         seen = life.standing.revision
         due = due_at(life)
@@ -155,6 +149,13 @@ def bill(
 _SECONDS_A_PERIOD: Final = 5.0
 
 
+def _publish_changes(billing: Billing, life: Life) -> None:
+    """Have checks see what has changed since it was last billed: whoever wrote that down may have ended before."""
+    last, billed = life.history[-1], life.standing.billed_until
+    if last.before is not None and (billed is None or last.recorded_at >= billed):
+        publish(life.subscription.customer, snapshots=billing.lives, gates=billing.gates, clock=billing.clock)
+
+
 def _catch_up(billing: Billing, life: Life, by: datetime) -> bool:
     """Write down what happened by itself; whoever has paid is not ended for a grace that is over."""
     if overdue(life, by) is None:
@@ -162,7 +163,7 @@ def _catch_up(billing: Billing, life: Life, by: datetime) -> bool:
     is_late = (
         life.subscription.state is SubscriptionStatus.PAST_DUE and overdue(life, by) == life.subscription.grace_until
     )
-    if is_late and not _past_due(billing, life.subscription.id):
+    if is_late and not any(map(_is_past_due, billing.invoices.owed(life.subscription.id))):
         recovered(billing, life.subscription.id)
         return True
     return catch_up(billing.lives, life, by, gates=billing.gates, clock=billing.clock)
@@ -341,9 +342,9 @@ def upcoming(billing: Billing, subscription_id: str) -> Invoice:
     period = boundary(life) if one.state in ENDED else one.period(now)
     if period is None or (one.ends_at is not None and period.start >= one.ends_at):
         raise NotFound(f"The subscription {subscription_id} has ended: no invoice is to come.")
-    if one.ends_at is not None:
-        period = Period(period.start, min(period.end, one.ends_at))
     seen = _foreseen(billing, life, period.end, now)
+    if (end := seen.subscription.ends_at) is not None:
+        period = Period(period.start, min(period.end, end))
     lines = closing_lines(seen, period, billing.plan, _usage_now(billing, seen, period), _late(billing, life))
     draft = _draft(billing, seen, period, lines, ())
     return replace(draft, history=())
@@ -380,20 +381,28 @@ def fall_due(billing: Billing, invoice_id: str, *, reason: str) -> None:
             after = move(invoice, InvoiceStatus.PAST_DUE, at=billing.clock(), actor=SYSTEM, reason=reason)
             if not billing.invoices.write(after):
                 continue
-        who = Who(SYSTEM, f"the invoice {invoice.number} is past due")
-        mark_past_due(billing.lives, invoice.subscription, who=who, gates=billing.gates, clock=billing.clock)
+        _mark_past_due(billing, invoice)
         return
     raise Conflict(f"Others are changing the invoice {invoice_id} now; send the request again.")
 
 
 def recovered(billing: Billing, subscription_id: str) -> None:
     """Have a subscription be active again whose invoices are past due no more; else nothing."""
-    if not _past_due(billing, subscription_id):
-        who = Who(SYSTEM, "no invoice is past due any more")
-        mark_recovered(billing.lives, subscription_id, who=who, gates=billing.gates, clock=billing.clock)
+    owed = billing.invoices.owed(subscription_id)
+    if any(map(_is_past_due, owed)):
+        return
+    who = Who(SYSTEM, "no invoice is past due any more")
+    mark_recovered(billing.lives, subscription_id, who=who, gates=billing.gates, clock=billing.clock)
+    if owed:  # one of them may have fallen due meanwhile, when the subscription was past due already
+        for invoice in filter(_is_past_due, billing.invoices.owed(subscription_id)):
+            _mark_past_due(billing, invoice)
 
 
-def _past_due(billing: Billing, subscription_id: str) -> bool:
-    """Whether an invoice is past due, or has been given up."""
-    unpaid = (InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE)
-    return any(billing.invoices.list(subscription=subscription_id, status=one, limit=1)[0] for one in unpaid)
+def _mark_past_due(billing: Billing, invoice: Invoice) -> None:
+    who = Who(SYSTEM, f"the invoice {invoice.number} is past due")
+    mark_past_due(billing.lives, invoice.subscription, who=who, gates=billing.gates, clock=billing.clock)
+
+
+def _is_past_due(invoice: Invoice) -> bool:
+    """Whether it is past due, or has been given up."""
+    return invoice.status in {InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE}

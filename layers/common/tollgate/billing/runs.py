@@ -121,10 +121,10 @@ def carry_out(
     send: Callable[[Sequence[Message]], None],
     has_time: Callable[[], bool],
 ) -> Progress:
-    """Bill what is due; the same run again is only looked at.
+    """Bill what is due; the same run again is only looked at, unless it broke off: then it goes on.
 
     Args:
-        run: one that is new.
+        run: one that is new, or was asked for before.
         runs: where it is kept.
         due: the subscriptions that are due.
         bill: bills one: what came of it, or None where that is left to the queue.
@@ -135,15 +135,17 @@ def carry_out(
         Conflict: another run has this id.
         Unavailable: not all could be queued; they are due still.
     """
+    found: set[str] = set()
     if not runs.begin(run):
         known = runs.run(run.id)
         if known is None or known.asked_for != run.asked_for:
             raise Conflict(f"The run {run.id} was begun by another request.")
-        return progress(known, runs)
-    found = 0
+        if known.found is not None:
+            return progress(known, runs)
+        run, found = known, {result.subscription for result in runs.results(run.id)}
     waiting: list[Message] = []
     for name in due:
-        found += 1
+        found.add(name)
         result = bill(name) if has_time() else None
         if result is not None:
             runs.record(run.id, result)
@@ -152,9 +154,9 @@ def carry_out(
         if len(waiting) == _SENT_TOGETHER:
             send(waiting)
             waiting = []
-    done = replace(run, found=found)
-    runs.found(done)
     send(waiting)
+    done = replace(run, found=len(found))
+    runs.found(done)
     return progress(done, runs)
 
 

@@ -209,7 +209,7 @@ def change(
     """Another plan version, at once or at the end of the period; None where that is what there is or is planned.
 
     Raises:
-        Conflict: it has ended, or ends before the change would take effect.
+        Conflict: it has ended, ends before the change would take effect, or was changed too often.
     """
     before = life.subscription
     _require(before, at, _Status.ACTIVE, f"be changed to {chosen.code}", to_itself=True)
@@ -225,6 +225,8 @@ def change(
     planned = None if same else PlannedChange(end, chosen.code, chosen.version)
     if planned == before.planned:
         return None
+    if planned is not None:
+        _on_plan(life, chosen.code, chosen.version, chosen.billing_period, end)  # there must be room for it then
     after = replace(before, planned=planned)
     return after, _entry(life, after, Action.CHANGE_PLANNED, who, at=at)
 
@@ -257,45 +259,56 @@ def pause(life: Life, who: Who, *, at: datetime) -> Made:
     """
     before = life.subscription
     _require(before, at, _Status.PAUSED, "be paused")
-    after = replace(before, state=_Status.PAUSED, grace_until=None)
+    after = replace(before, state=_Status.PAUSED)
     return after, _entry(life, after, Action.PAUSED, who, at=at)
 
 
 def resume(life: Life, who: Who, *, at: datetime) -> Made:
-    """Out of a pause; or, where it is not paused, the withdrawal of its end.
+    """Out of a pause; or, where it is not paused, the withdrawal of its cancellation: a fixed term holds again.
 
     Raises:
-        Conflict: there is nothing to resume.
+        Conflict: there is nothing to resume, or an invoice is past due: that is paid first.
     """
     before = life.subscription
-    if before.status(at) not in ENDED | {_Status.PAUSED} and before.ends_at is not None:
-        after = replace(before, ends_at=None, ends_as=_Status.CANCELLED)
+    if before.status(at) not in ENDED | {_Status.PAUSED} and before.ends_at != before.term:
+        ends_as = _Status.EXPIRED if before.term else _Status.CANCELLED
+        after = replace(before, ends_at=before.term, ends_as=ends_as)
         return after, _entry(life, after, Action.CANCEL_WITHDRAWN, who, at=at)
     if before.status(at) is not _Status.PAUSED:
         _refuse(before, at, "be resumed")
-    after = replace(before, state=_Status.ACTIVE, grace_until=None)
+    if before.grace_until is not None:
+        detail = "is paused and cannot be resumed while an invoice is past due; possible: cancelled"
+        raise Conflict(f"The subscription {before.id} {detail}.")
+    after = replace(before, state=_Status.ACTIVE)
     return after, _entry(life, after, Action.RESUMED, who, at=at)
 
 
 def unpaid(life: Life, grace_days: int, who: Who, *, at: datetime) -> Made | None:
-    """An invoice could not be collected: its grace begins; None where it is past due, paused or ended already."""
-    before = life.subscription
-    if before.status(at) is not _Status.ACTIVE:
+    """An invoice could not be collected: its grace begins; None where that is known of it, or it has ended.
+
+    One that is paused stays so, and is not resumed before the invoice is paid.
+    """
+    before, status = life.subscription, life.subscription.status(at)
+    if status not in {_Status.ACTIVE, _Status.PAUSED} or before.grace_until is not None:
         return None
-    after = replace(before, state=_Status.PAST_DUE, grace_until=local_days_later(at, before.timezone, grace_days))
+    state = _Status.PAST_DUE if status is _Status.ACTIVE else _Status.PAUSED
+    after = replace(before, state=state, grace_until=local_days_later(at, before.timezone, grace_days))
     return after, _entry(life, after, Action.PAST_DUE, who, at=at)
 
 
-def recover(life: Life, who: Who, *, at: datetime) -> Made | None:
-    """All that was past due is paid; None where it is not past due, nor paused for that."""
+def recover(life: Life, who: Who, *, at: datetime, now: datetime | None = None) -> Made | None:
+    """All that was past due is paid, as is written down at now; None where nothing was.
+
+    What a person has paused stays paused; it can be resumed again.
+    """
     before = life.subscription
-    waits = before.status(at) is _Status.PAST_DUE or (
-        before.status(at) is _Status.PAUSED and before.grace_until is not None
-    )
-    if not waits:
+    status = before.status(at)
+    if status not in {_Status.PAST_DUE, _Status.PAUSED} or before.grace_until is None:
         return None
-    after = replace(before, state=_Status.ACTIVE, grace_until=None)
-    return after, _entry(life, after, Action.RECOVERED, who, at=at)
+    pauses = (entry for entry in reversed(life.history) if entry.action is Action.PAUSED)
+    stays = status is _Status.PAUSED and next(pauses).actor != SYSTEM
+    after = replace(before, state=_Status.PAUSED if stays else _Status.ACTIVE, grace_until=None)
+    return after, _entry(life, after, Action.RECOVERED, who, at=at, now=now)
 
 
 def overdue(life: Life, by: datetime) -> datetime | None:

@@ -235,7 +235,8 @@ class Subscription:
         earlier: what it was before its last changes, the oldest first, as far back as events may count.
         planned: the change that the end of the period brings.
         ends_at: when it ends or has ended, as `ends_as`.
-        grace_until: while it is past due, when its grace is over; kept while it is paused because it was not paid.
+        term: when it expires if nothing ends it before; None where it was made for no fixed term.
+        grace_until: while it is past due, when its grace is over; of one that is paused, that an invoice is past due.
     """
 
     id: str
@@ -254,6 +255,7 @@ class Subscription:
     planned: PlannedChange | None = None
     ends_at: datetime | None = None
     ends_as: SubscriptionStatus = SubscriptionStatus.CANCELLED
+    term: datetime | None = None
     grace_until: datetime | None = None
 
     def status(self, at: datetime) -> SubscriptionStatus:
@@ -540,7 +542,7 @@ def subscription_to_dict(subscription: Subscription) -> dict[str, Any]:
 def _changes_to_dict(subscription: Subscription) -> dict[str, Any]:
     """What most subscriptions do not have, and the snapshot is read with every check."""
     changes: dict[str, Any] = {}
-    for name in ("trial_ends_at", "ends_at", "grace_until"):
+    for name in ("trial_ends_at", "ends_at", "term", "grace_until"):
         if at := getattr(subscription, name):
             changes[name] = format_time(at)
     if subscription.ends_at:
@@ -590,6 +592,7 @@ def subscription_from_dict(body: dict[str, Any]) -> Subscription:
         planned=PlannedChange(parse_time(planned[0]), planned[1], planned[2]) if planned else None,
         ends_at=_time(body, "ends_at"),
         ends_as=SubscriptionStatus(body.get("ends_as", SubscriptionStatus.CANCELLED)),
+        term=_time(body, "term"),
         grace_until=_time(body, "grace_until"),
     )
 

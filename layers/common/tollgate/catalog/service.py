@@ -225,7 +225,7 @@ def _new_subscription(
         raise InvalidInput(faults)
     made = _subscription(owner, subscription_id, digest, chosen, now, starts_at, trial_days)
     if ends_at is not None:
-        made = replace(made, ends_at=ends_at, ends_as=SubscriptionStatus.EXPIRED)
+        made = replace(made, ends_at=ends_at, ends_as=SubscriptionStatus.EXPIRED, term=ends_at)
     try:
         made.period(now)
     except InvalidInput:

@@ -145,17 +145,17 @@ def pause_subscription(lives: Lives, subscription_id: str, *, who: Who, gates: G
 
 
 def resume_subscription(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """End a pause; or withdraw the end that was planned.
+    """End a pause; or withdraw the cancellation that was planned.
 
     Raises:
         NotFound: there is no such subscription.
-        Conflict: it is not paused and has no end, or has ended.
+        Conflict: it is neither paused nor to be cancelled, has ended, or is paused and an invoice is past due.
     """
     return _changed(lives, subscription_id, lambda life, at: resume(life, who, at=at), who, gates=gates, clock=clock)
 
 
 def mark_past_due(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """Say that an invoice could not be collected: the grace of the plan begins, unless it is not active any more."""
+    """Say that an invoice could not be collected: the grace of the plan begins, unless it is paused or has ended."""
 
     def make(life: Life, at: datetime) -> Made | None:
         return unpaid(life, _plan(lives, life.subscription).grace_days, who, at=at)
@@ -164,19 +164,16 @@ def mark_past_due(lives: Lives, subscription_id: str, *, who: Who, gates: Gates,
 
 
 def mark_recovered(lives: Lives, subscription_id: str, *, who: Who, gates: Gates, clock: Clock) -> Subscription:
-    """Say that nothing is past due any more: active again, also where it was paused for that.
+    """Say that nothing is past due any more: active again, also where it was paused for that and not by a person.
 
-    A grace that is over and has not been acted upon ends nothing then.
+    A grace that is over and has not been acted upon ends nothing then: it was active again by the last of it, and
+    what was to come after that comes.
     """
-    return _changed(
-        lives,
-        subscription_id,
-        lambda life, at: recover(life, who, at=at),
-        who,
-        gates=gates,
-        clock=clock,
-        within=_within_grace,
-    )
+
+    def make(life: Life, at: datetime) -> Made | None:
+        return recover(life, who, at=max(at, life.history[-1].at), now=clock())
+
+    return _changed(lives, subscription_id, make, who, gates=gates, clock=clock, within=_within_grace)
 
 
 def _within_grace(life: Life, now: datetime) -> datetime:
@@ -193,7 +190,9 @@ def catch_up(lives: Lives, life: Life, by: datetime, *, gates: Gates, clock: Clo
     planned = life.subscription.planned
     plan = lives.plan(planned.plan, planned.plan_version) if planned else None
     made = as_it_stands(life, _plan(lives, life.subscription).after_grace, by, now=clock(), plan=plan)
-    if made is not None and lives.change_life(life, *made):
+    if made is not None:
+        lives.change_life(life, *made)
+        # Also where it says that another was first: that is what is said to one whose answer was lost.
         publish(life.subscription.customer, snapshots=lives, gates=gates, clock=clock)
     return True
 
@@ -212,7 +211,7 @@ def _changed(
         life, now = find_life(lives, subscription_id), clock()
         by = within(life, now)
         if _is_answered(life, who) or not catch_up(lives, life, by, gates=gates, clock=clock):
-            made = None if _is_answered(life, who) else make(life, life.earliest(now))
+            made = None if _is_answered(life, who) else make(life, life.earliest(by))
             if made is None or lives.change_life(life, *made):
                 # Where there was nothing to change, the publication of the first time may have broken off.
                 publish(life.subscription.customer, snapshots=lives, gates=gates, clock=clock)
