@@ -15,12 +15,15 @@ from tests.unit.fakes_recovery import MemoryRecovery, Retries
 from tollgate.billing.cashier import Cashier
 from tollgate.billing.collecting import invoice_payments, void
 from tollgate.billing.invoices import Invoice
-from tollgate.billing.payments import Decline, DeclineKind, PaymentStatus
+from tollgate.billing.ledger import enter, set_top_up
+from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus
+from tollgate.billing.wallet import EntryType
 from tollgate.kernel.errors import Conflict, NotFound, PaymentFailed, Unavailable
 from tollgate.recovery.ledger import Filter, Recovery
 from tollgate.recovery.model import UNRESOLVED, ErrorRecord, ErrorType, Outcome
 from tollgate.recovery.model import Status as Record
 from tollgate.recovery.processor import Processor
+from tollgate.recovery.service import retry
 from tollgate.recovery.store import DynamoRecovery
 from tools.engine import Engine
 
@@ -219,6 +222,96 @@ def test_a_bank_debit_is_asked_for_until_the_bank_is_done(office: Office) -> Non
     assert office.seller.bank.calls["charge"] == 1
 
 
+def under_way(office: Office, name: str = "inv-1") -> Payment:
+    """The payment of an invoice that is under way."""
+    invoice = office.seller.till.invoices.get(name)
+    assert invoice is not None
+    assert invoice.payment is not None
+    payment = office.seller.till.payments.payment(invoice.payment)
+    assert payment is not None
+    return payment
+
+
+def test_a_bank_debit_that_fails_after_the_tries_have_ended_is_past_due(office: Office) -> None:
+    """Nobody would try it again, and the grace of the subscription would never begin."""
+    office.seller.pay_by_bank()
+    office.seller.bank.is_slow = True
+    office.bill("inv-1")
+    for _ in range(10):
+        office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("open", Record.MANUAL)
+    payment = under_way(office)
+    office.seller.bank.working.clear()
+    office.seller.bank.declined[payment.key] = DECLINED
+    assert office.cashier.settle(payment.id).status is PaymentStatus.FAILED
+    assert (office.seller.status("inv-1"), office.seller.late) == ("past_due", ["inv-1"])
+    assert office.record.status is Record.MANUAL
+
+
+def test_a_bank_debit_that_fails_while_tries_are_left_is_tried_again(office: Office) -> None:
+    """As its strategy says."""
+    office.seller.pay_by_bank()
+    office.seller.bank.is_slow = True
+    office.bill("inv-1")
+    payment = under_way(office)
+    office.seller.bank.working.clear()
+    office.seller.bank.declined[payment.key] = LACKING
+    office.cashier.settle(payment.id)
+    assert (office.seller.status("inv-1"), office.seller.late) == ("open", [])
+    office.seller.bank.is_slow = False
+    office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("paid", Record.RESOLVED)
+
+
+def test_whoever_must_know_of_a_payment_is_told_of_one_that_is_found(office: Office) -> None:
+    """As a subscription that is past due, and would stay so although it is paid."""
+    office.seller.pay_by_bank()
+    office.seller.bank.after = lost_answer
+    office.bill("inv-1")
+    for _ in range(10):
+        office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("past_due", Record.MANUAL)
+    office.seller.bank.after = lambda: None
+    retry(office.errors, office.record.id, actor="key", note="", clock=office.seller.clock, retries=None)
+    office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("paid", Record.RESOLVED)
+    assert (office.seller.settled, office.seller.bank.total) == (["inv-1"], D(20))
+
+
+def test_what_is_withdrawn_is_nobodys_to_collect(office: Office) -> None:
+    """The record that waits for a person is resolved with it."""
+    office.seller.pay_by_bank()
+    office.seller.bank.answer = DECLINED
+    office.bill("inv-1")
+    assert [one.status for one in office.records()] == [Record.MANUAL]
+    for _ in range(2):
+        assert office.cashier.void("inv-1", actor="key", reason="by mistake").status.value == "void"
+    assert office.record.status is Record.RESOLVED
+
+
+def test_an_invoice_that_the_seller_owes_is_never_past_due(office: Office) -> None:
+    """Even where its credit finds no wallet: the customer owes nothing."""
+    enter_dollars(office)
+    office.bill("inv-1", "-7.50")
+    assert (office.record.type, office.record.status) == (ErrorType.VALIDATION_ERROR, Record.MANUAL)
+    assert (office.seller.status("inv-1"), office.seller.late) == ("open", [])
+
+
+def enter_dollars(office: Office) -> None:
+    """Have the wallet in a currency that nothing is billed in."""
+    enter(
+        office.seller.till.wallets,
+        customer="ada",
+        entry_id="d-1",
+        entry_type=EntryType.DEPOSIT,
+        amount=D(5),
+        currency="USD",
+        description="",
+        overdraft=D(0),
+        clock=office.seller.clock,
+    )
+
+
 # By hand
 
 
@@ -395,6 +488,41 @@ def test_a_top_up_whose_answer_was_lost_is_asked_for_and_not_repeated(office: Of
     office.sweep()
     assert (office.seller.balance(), office.seller.bank.total) == (D(50), D(50))
     assert office.record.status is Record.RESOLVED
+
+
+def test_a_top_up_for_an_invoice_whose_answer_was_lost_is_written_down(office: Office) -> None:
+    """It is asked for even where invoice and rule have no need of it any more: the money is the wallet's."""
+    topped(office.seller)
+    office.seller.bank.after = lost_answer
+    office.bill("inv-1")
+    assert sorted(record.operation for record in office.records()) == ["collect_invoice", "top_up_wallet"]
+    set_top_up(office.seller.till.wallets, "ada", None, None)
+    office.seller.deposit("d-1", "20.00")
+    assert office.cashier.pay("inv-1", actor="key").status.value == "paid"
+    office.seller.bank.after = lambda: None
+    office.sweep()
+    assert (office.seller.balance(), office.seller.bank.total) == (D(50), D(50))
+    assert {record.status for record in office.records()} == {Record.RESOLVED}
+
+
+def test_a_top_up_that_the_bank_was_long_at_work_on_pays_what_waits_for_it(office: Office) -> None:
+    """When the bank says that it is done: its record is resolved, and the invoice collected."""
+    topped(office.seller)
+    office.seller.bank.is_slow = True
+    office.bill("inv-1")
+    for _ in range(10):
+        office.sweep()
+    assert {record.status for record in office.records()} == {Record.MANUAL}
+    wallet = office.seller.till.wallets.wallet("ada")
+    assert wallet is not None
+    assert wallet.payment is not None
+    payment = office.seller.till.payments.payment(wallet.payment)
+    assert payment is not None
+    office.seller.bank.charged[payment.key] = [D(50)]
+    office.cashier.settle(payment.id)
+    office.sweep(wait=timedelta(0))
+    assert {record.status for record in office.records()} == {Record.RESOLVED}
+    assert (office.seller.status("inv-1"), office.seller.balance()) == ("paid", D(30))
 
 
 # Ends at any call, of the ledger of errors too

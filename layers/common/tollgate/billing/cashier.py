@@ -15,7 +15,7 @@ from decimal import Decimal
 from itertools import count
 from typing import Any, Final
 
-from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up, write_off
+from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up, void, write_off
 from tollgate.billing.invoices import COLLECTIBLE, Invoice, InvoiceStatus
 from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund
 from tollgate.billing.refunding import ask_refund, begin_refund, give
@@ -93,13 +93,23 @@ class Cashier:
             found, payment = collect(self.till, invoice_id)
         except (TimeoutError, ConnectionError):
             raise _unknown() from None
+        self._top_up_after(found, actor)
         if found.status is InvoiceStatus.PAID:
-            with suppress(Conflict):  # a run is trying it, and will find it paid
-                resolve(self.errors, open_record.id, actor=actor, note="paid by hand", clock=self.clock)
-            self._top_up_if_due(invoice.customer, actor)
+            self._resolve(COLLECT, invoice_id, "paid by hand", actor=actor)
         elif payment is not None and payment.decline is not None:
             raise PaymentFailed(f"{payment.decline.message} The error record is {open_record.id}.")
         return found
+
+    def void(self, invoice_id: str, *, actor: str, reason: str) -> Invoice:
+        """Withdraw an invoice: nothing is owed any more, and nothing is left to collect.
+
+        Raises:
+            NotFound: there is no such invoice.
+            Conflict: it is paid, or being paid.
+        """
+        invoice = void(self.till, invoice_id, actor=actor, reason=reason)
+        self._resolve(COLLECT, invoice_id, "the invoice was withdrawn", actor=actor)
+        return invoice
 
     def write_off(self, invoice_id: str, *, actor: str, reason: str) -> Invoice:
         """Give an invoice up: it is tried no more by itself, and can still be paid by hand.
@@ -171,14 +181,17 @@ class Cashier:
             TimeoutError, ConnectionError: it cannot be told.
         """
         payment = ask(self.till, payment_id)
-        if payment.status is PaymentStatus.SUCCEEDED and payment.invoice is not None:
+        is_paid = payment.status is PaymentStatus.SUCCEEDED
+        if is_paid and payment.invoice is not None:
             self.till.on_settled(existing_invoice(self.till, payment.invoice))
+            self._resolve(COLLECT, payment.invoice, "the provider says it is paid")
+        elif is_paid:
+            self._resolve(TOP_UP, payment.customer, "the provider says it is paid")
+            self.deposited(payment.customer, actor="system")
+        elif payment.status is PaymentStatus.FAILED and payment.invoice is not None:
             record = self._unresolved(COLLECT, payment.invoice)
-            if record is not None:
-                with suppress(Conflict):
-                    resolve(
-                        self.errors, record.id, actor="system", note="the provider says it is paid", clock=self.clock
-                    )
+            if record is not None and record.status is Status.MANUAL:  # the tries ended while it was under way
+                give_up(self.till, payment.invoice)
         return payment
 
     def settle_refund(self, refund_id: str) -> Refund:
@@ -190,10 +203,8 @@ class Cashier:
             TimeoutError, ConnectionError: it cannot be told.
         """
         refund = ask_refund(self.till, refund_id)
-        record = self._unresolved(REFUND, refund_id) if refund.status is PaymentStatus.SUCCEEDED else None
-        if record is not None:
-            with suppress(Conflict):
-                resolve(self.errors, record.id, actor="system", note="the provider says it is given", clock=self.clock)
+        if refund.status is PaymentStatus.SUCCEEDED:
+            self._resolve(REFUND, refund_id, "the provider says it is given")
         return refund
 
     # Operations
@@ -230,16 +241,22 @@ class Cashier:
         if existing_invoice(self.till, arguments["invoice"]).status is InvoiceStatus.VOID:
             return  # nothing is owed any more
         invoice, payment = collect(self.till, arguments["invoice"])
-        if invoice.status is InvoiceStatus.PAID:
-            self._top_up_if_due(invoice.customer, "system")
-        elif payment is not None:
+        self._top_up_after(invoice, "system")
+        if invoice.status is not InvoiceStatus.PAID and payment is not None:
             _raise(payment.decline, payment.id)
 
     def _is_collected(self, arguments: Mapping[str, Any], _: str) -> bool | None:
         invoice = existing_invoice(self.till, arguments["invoice"])
-        if invoice.payment is None:
-            return invoice.status in {InvoiceStatus.PAID, InvoiceStatus.VOID}
-        return _is_done(ask(self.till, invoice.payment))
+        if invoice.payment is not None:
+            payment = ask(self.till, invoice.payment)
+            if payment.status is not PaymentStatus.SUCCEEDED:
+                return _is_done(payment)
+            invoice = existing_invoice(self.till, invoice.id)
+        if invoice.status not in {InvoiceStatus.PAID, InvoiceStatus.VOID}:
+            return False
+        self.till.on_settled(invoice)  # whoever settled it may have ended before they told
+        self._top_up_after(invoice, "system")
+        return True
 
     def _run_refund(self, arguments: Mapping[str, Any], _: str) -> None:
         refund = give(self.till, arguments["refund"])
@@ -283,9 +300,15 @@ class Cashier:
             actor=actor,
         )
 
+    def _top_up_after(self, invoice: Invoice, actor: str) -> None:
+        """Top up what an invoice has left too little in; of one that is not paid, only end what was begun for it."""
+        wallet = self.till.wallets.wallet(invoice.customer)
+        if wallet is not None and (invoice.status is InvoiceStatus.PAID or wallet.payment is not None):
+            self._top_up_if_due(invoice.customer, actor)
+
     def _top_up_if_due(self, customer: str, actor: str) -> None:
         wallet = self.till.wallets.wallet(customer)
-        if wallet is None or wallet.top_up is None or not top_up_due(wallet):
+        if wallet is None or not top_up_due(wallet):
             return
         outside = next((name for name in self.till.providers if name != "wallet"), "none")
         self._perform(
@@ -295,11 +318,7 @@ class Cashier:
             ErrorType.PAYMENT_FAILED,
             customer=customer,
             subscription=None,
-            context={
-                "balance": format_amount(wallet.balance, wallet.currency),
-                "amount": format_amount(wallet.top_up.amount, wallet.currency),
-                "currency": wallet.currency,
-            },
+            context={"balance": format_amount(wallet.balance, wallet.currency), "currency": wallet.currency},
             actor=actor,
         )
 
@@ -342,6 +361,13 @@ class Cashier:
 
     def _unresolved(self, name: str, subject: str) -> ErrorRecord | None:
         return self.errors.get(self._record_id(name, subject))
+
+    def _resolve(self, name: str, subject: str, note: str, *, actor: str = "system") -> None:
+        """Say of what failed that it is done after all; one that a run is trying now is found so by the run."""
+        record = self._unresolved(name, subject)
+        if record is not None:
+            with suppress(Conflict):
+                resolve(self.errors, record.id, actor=actor, note=note, clock=self.clock)
 
     def _after(self, invoice_id: str, failed: ErrorRecord | None) -> Invoice:
         """The invoice after a collection by hand, which says what went wrong."""
