@@ -395,5 +395,14 @@ def recovered(billing: Billing, subscription_id: str) -> None:
 
 def _past_due(billing: Billing, subscription_id: str) -> bool:
     """Whether an invoice is past due, or has been given up."""
-    unpaid = (InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE)
-    return any(billing.invoices.list(subscription=subscription_id, status=one, limit=1)[0] for one in unpaid)
+    return any(
+        _has_one(billing, subscription_id, status) for status in (InvoiceStatus.PAST_DUE, InvoiceStatus.UNCOLLECTIBLE)
+    )
+
+
+def _has_one(billing: Billing, subscription_id: str, status: InvoiceStatus) -> bool:
+    after: str | None = None
+    while True:  # a page may be empty: the index lags behind an invoice that has just been paid
+        found, after = billing.invoices.list(subscription=subscription_id, status=status, after=after, limit=1)
+        if found or after is None:
+            return bool(found)
