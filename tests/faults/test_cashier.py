@@ -373,6 +373,19 @@ def test_an_invoice_that_is_withdrawn_while_it_is_paid_by_hand_is_not_paid(offic
         office.cashier.pay("inv-1", actor="key")
 
 
+def test_paying_by_hand_what_was_given_up_is_tried_once(office: Office) -> None:
+    """It stays given up, and is tried no more by itself."""
+    office.seller.invoice("inv-1", "20.00")
+    office.cashier.write_off("inv-1", actor="key", reason="they are gone")
+    with pytest.raises(PaymentFailed):
+        office.cashier.pay("inv-1", actor="key")
+    office.seller.deposit("d-1", "20.00")
+    office.cashier.deposited("ada", actor="key")
+    office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("uncollectible", Record.RESOLVED)
+    assert office.cashier.pay("inv-1", actor="key").status.value == "paid"
+
+
 def test_what_cannot_be_paid_is_refused_and_leaves_no_record(office: Office) -> None:
     """Neither is what is not there."""
     office.seller.invoice("inv-1", "20.00")

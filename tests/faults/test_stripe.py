@@ -399,11 +399,12 @@ def test_news_that_stripe_has_signed_name_what_they_are_of() -> None:
         (news(EVENT)[0], None),
         (news(EVENT)[0], "t=1,v1=00"),
         (news(EVENT)[0], "nonsense"),
+        (news(EVENT)[0], "t=1,v1=\u00e9"),
         (news(EVENT)[0] + " ", news(EVENT)[1]),
         news(EVENT, secret="whsec_other"),
         news(EVENT, age=timedelta(minutes=6)),
     ],
-    ids=["unsigned", "forged", "nonsense", "changed", "of another", "old"],
+    ids=["unsigned", "forged", "nonsense", "not ASCII", "changed", "of another", "old"],
 )
 def test_news_that_are_not_stripes_or_are_old_are_refused(body: str, signature: str | None) -> None:
     """Whoever replays what was sent once comes too late."""

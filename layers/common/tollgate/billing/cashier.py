@@ -88,7 +88,13 @@ class Cashier:
             return invoice
         open_record = self._unresolved(COLLECT, invoice.id)
         if open_record is None:
-            return self._after(invoice_id, self._collect(invoice, actor))
+            failed = self._collect(invoice, actor)
+            try:
+                return self._after(invoice_id, failed)
+            except PaymentFailed:
+                if invoice.status is InvoiceStatus.UNCOLLECTIBLE:
+                    self._resolve(COLLECT, invoice_id, "the invoice stays given up", actor=actor)
+                raise
         try:
             found, payment = collect(self.till, invoice_id)
         except (TimeoutError, ConnectionError):

@@ -300,7 +300,7 @@ def read_news(body: str, signature: str | None, secret: str) -> News:
 
     try:
         stripe.WebhookSignature.verify_header(body, signature, secret, stripe.Webhook.DEFAULT_TOLERANCE)
-    except stripe.SignatureVerificationError:
+    except (stripe.SignatureVerificationError, TypeError):  # TypeError: a signature that is not ASCII
         raise Forbidden("The signature is not one of Stripe's for this endpoint, or too old.") from None
     try:
         event = stripe.Webhook.construct_event_without_verification(body)
