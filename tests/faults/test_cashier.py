@@ -538,6 +538,17 @@ def test_a_top_up_that_the_bank_was_long_at_work_on_pays_what_waits_for_it(offic
     assert (office.seller.status("inv-1"), office.seller.balance()) == ("paid", D(30))
 
 
+def test_a_top_up_that_was_too_little_is_not_made_again_because_it_is_told_of(office: Office) -> None:
+    """Else the card would be charged again and again within a minute."""
+    topped(office.seller)
+    office.bill("inv-1", "999.00")
+    [entry], _ = office.seller.till.wallets.entries("ada", 0, 10)
+    for _ in range(2):
+        assert office.cashier.settle(entry.id).status is PaymentStatus.SUCCEEDED
+        office.sweep(wait=timedelta(0))
+    assert (office.seller.balance(), office.seller.bank.total) == (D(50), D(50))
+
+
 # Ends at any call, of the ledger of errors too
 
 

@@ -191,9 +191,9 @@ class Cashier:
         if is_paid and payment.invoice is not None:
             self.till.on_settled(existing_invoice(self.till, payment.invoice))
             self._resolve(COLLECT, payment.invoice, "the provider says it is paid")
-        elif is_paid:
-            self._resolve(TOP_UP, payment.customer, "the provider says it is paid")
+        elif is_paid and self._unresolved(TOP_UP, payment.customer) is not None:  # it was long under way
             self.deposited(payment.customer, actor="system")
+            self._resolve(TOP_UP, payment.customer, "the provider says it is paid")
         elif payment.status is PaymentStatus.FAILED and payment.invoice is not None:
             record = self._unresolved(COLLECT, payment.invoice)
             if record is not None and record.status is Status.MANUAL:  # the tries ended while it was under way
