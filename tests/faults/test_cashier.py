@@ -552,6 +552,65 @@ def test_a_top_up_that_was_too_little_is_not_made_again_because_it_is_told_of(of
 # Ends at any call, of the ledger of errors too
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_refund_that_nobody_asks_for_again_is_given_or_was_never_begun(database: Engine, *, after: bool) -> None:
+    """Whatever call is the last: none is left pending, taking from what others may have back."""
+    for k in count(1):
+        database.clear()
+        office = Office(DynamoRecovery())
+        office.seller.pay_by_bank()
+        office.bill("inv-1")
+        fault = Nth(k, after=after)
+        office.seller.bank.before, office.seller.bank.after = fault.before, fault.after
+        is_done = False
+        try:
+            with database.hooked(fault.before, fault.after):
+                refund(office)
+            is_done = True
+        except Killed:
+            pass
+        office.seller.bank.before = office.seller.bank.after = lambda: None
+        for _ in range(3):
+            office.sweep()
+        made = office.seller.till.payments.refund("r-1")
+        assert made is None or made.status is PaymentStatus.SUCCEEDED, k
+        assert office.seller.bank.total == (D(15) if made else D(20)), k
+        found, _ = office.errors.find(Filter(), after=None, limit=10)
+        assert all(record.status is Record.RESOLVED for record in found), k
+        if is_done:
+            assert k > 10
+            assert made is not None
+            return
+
+
+def test_a_refund_that_is_refused_leaves_no_record(office: Office) -> None:
+    """More than was paid, though others were faster by a moment, or of nothing."""
+    office.seller.pay_by_bank()
+    office.bill("inv-1")
+    invoice = office.seller.till.invoices.get("inv-1")
+    assert invoice is not None
+    [paid] = invoice_payments(office.seller.till, invoice)
+
+    def ask(name: str, amount: str, payment: str = paid.id) -> None:
+        office.cashier.refund(payment, refund_id=name, amount=D(amount), reason="", actor="key")
+
+    with pytest.raises(Conflict, match="are left"):
+        ask("r-1", "20.01")
+    with pytest.raises(NotFound):
+        ask("r-1", "5", "pay-x")
+    keep = office.memory.put
+
+    def meanwhile(record: ErrorRecord) -> bool:
+        office.memory.put = keep  # type: ignore[method-assign]  # the other's goes through
+        ask("r-2", "12")
+        return keep(record)
+
+    office.memory.put = meanwhile  # type: ignore[method-assign]  # what comes between
+    with pytest.raises(Conflict, match="are left"):
+        ask("r-1", "12")
+    assert (office.records(), office.seller.bank.total) == ([], D(8))
+
+
 def charge(office: Office) -> None:
     """Collect an invoice of bob's, who pays by card."""
     office.cashier.collect(office.seller.invoice("inv-1", "20.00", "bob"))

@@ -10,19 +10,21 @@ help is a person's at once. Whatever is run again first asks the provider what b
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
 from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up, void, write_off
 from tollgate.billing.invoices import COLLECTIBLE, Invoice, InvoiceStatus
-from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund
+from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund, refund_of
 from tollgate.billing.refunding import ask_refund, begin_refund, give
 from tollgate.billing.till import Till, existing_invoice, existing_payment
 from tollgate.billing.wallet import top_up_due
 from tollgate.kernel.dataclasses import dataclass
-from tollgate.kernel.errors import Conflict, PaymentFailed, Unavailable
+from tollgate.kernel.errors import Conflict, InvalidInput, NotFound, PaymentFailed, TollgateError, Unavailable
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.money import format_amount
 from tollgate.kernel.time import Clock
@@ -137,25 +139,47 @@ class Cashier:
             NotFound: there is no such payment.
             InvalidInput: the amount is no amount of money.
             Conflict: less is left, the payment has not succeeded, or the id belongs to another request.
+            Unavailable: it is not known whether the refund was begun; the same request may be made again.
         """
-        refund = begin_refund(self.till, payment_id, refund_id=refund_id, amount=amount, reason=reason)
-        if refund.status is PaymentStatus.PENDING:
-            payment = existing_payment(self.till, payment_id)
-            self._perform(
-                REFUND,
-                {"refund": refund_id, "provider": payment.provider},
-                refund_id,
-                ErrorType.REFUND_ERROR,
-                customer=payment.customer,
-                subscription=payment.subscription,
-                context={
-                    "payment": payment.id,
-                    "amount": format_amount(refund.amount, refund.currency),
-                    "currency": refund.currency,
-                },
-                actor=actor,
-            )
-        return self.till.payments.refund(refund_id) or refund
+        payment = existing_payment(self.till, payment_id)
+        begin = partial(begin_refund, self.till, payment_id, refund_id=refund_id, amount=amount, reason=reason)
+        if self.till.payments.refund(refund_id) is None:  # what is refused is not written down
+            wanted = refund_of(payment, refund_id=refund_id, amount=amount, reason=reason, key="", at=self.clock())[1]
+        else:
+            wanted = begin()
+            if wanted.status is not PaymentStatus.PENDING:
+                return wanted
+        refused: list[TollgateError] = []
+
+        def begin_and_give(arguments: Mapping[str, Any], key: str) -> None:
+            try:
+                begin()
+            except (NotFound, InvalidInput, Conflict) as error:  # others were first: nothing is begun
+                refused.append(error)
+            else:
+                self._run_refund(arguments, key)
+
+        self._perform(
+            REFUND,
+            {"refund": refund_id, "provider": payment.provider},
+            refund_id,
+            ErrorType.REFUND_ERROR,
+            customer=payment.customer,
+            subscription=payment.subscription,
+            context={
+                "payment": payment.id,
+                "amount": format_amount(wanted.amount, wanted.currency),
+                "currency": wanted.currency,
+            },
+            actor=actor,
+            run=begin_and_give,
+        )
+        if refused:
+            raise refused[0]
+        made = self.till.payments.refund(refund_id)
+        if made is None:
+            raise Unavailable(f"It is not known yet whether the refund {refund_id} was begun; send the request again.")
+        return made
 
     def balance_changed(self, customer: str, *, actor: str) -> None:
         """Top a wallet up if its balance is below the threshold; what fails is written down, and tried again."""
@@ -265,7 +289,10 @@ class Cashier:
         return True
 
     def _run_refund(self, arguments: Mapping[str, Any], _: str) -> None:
-        refund = give(self.till, arguments["refund"])
+        try:
+            refund = give(self.till, arguments["refund"])
+        except NotFound:
+            return  # it was never begun, and whoever asked for it has had no answer
         if refund.status is PaymentStatus.SUCCEEDED:
             return
         if refund.status is PaymentStatus.PENDING and refund.reference is not None:
@@ -274,7 +301,10 @@ class Cashier:
         raise OperationFailed(message, type=ErrorType.REFUND_ERROR, final=refund.status is PaymentStatus.FAILED)
 
     def _is_refunded(self, arguments: Mapping[str, Any], _: str) -> bool | None:
-        return _is_done(ask_refund(self.till, arguments["refund"]))
+        try:
+            return _is_done(ask_refund(self.till, arguments["refund"]))
+        except NotFound:
+            return False
 
     def _run_top_up(self, arguments: Mapping[str, Any], _: str) -> None:
         payment = top_up(self.till, arguments["customer"])
@@ -339,11 +369,12 @@ class Cashier:
         subscription: str | None,
         context: Mapping[str, Any],
         actor: str,
+        run: Callable[[Mapping[str, Any], str], object] | None = None,
     ) -> ErrorRecord | None:
         [operation] = [one for one in self.operations() if one.name == name]
         return perform(
             self.errors,
-            operation,
+            replace(operation, run=run or operation.run),
             arguments,
             id=self._record_id(name, subject),
             error_type=error_type,
