@@ -22,7 +22,7 @@ from tollgate.billing.invoices import COLLECTIBLE, Invoice, InvoiceStatus
 from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund, refund_of
 from tollgate.billing.refunding import ask_refund, begin_refund, give
 from tollgate.billing.till import Till, existing_invoice, existing_payment
-from tollgate.billing.wallet import top_up_due
+from tollgate.billing.wallet import Wallet, top_up_due
 from tollgate.kernel.dataclasses import dataclass
 from tollgate.kernel.errors import Conflict, InvalidInput, NotFound, PaymentFailed, TollgateError, Unavailable
 from tollgate.kernel.ids import derived_id
@@ -183,7 +183,9 @@ class Cashier:
 
     def balance_changed(self, customer: str, *, actor: str) -> None:
         """Top a wallet up if its balance is below the threshold; what fails is written down, and tried again."""
-        self._top_up_if_due(customer, actor)
+        wallet = self.till.wallets.wallet(customer)
+        if wallet is not None:
+            self._top_up_if_due(wallet, actor)
 
     def deposited(self, customer: str, *, actor: str) -> None:
         """Have the invoices collected now that were declined for lack of funds; there may be some."""
@@ -340,19 +342,18 @@ class Cashier:
         """Top up what an invoice has left too little in; of one that is not paid, only end what was begun for it."""
         wallet = self.till.wallets.wallet(invoice.customer)
         if wallet is not None and (invoice.status is InvoiceStatus.PAID or wallet.payment is not None):
-            self._top_up_if_due(invoice.customer, actor)
+            self._top_up_if_due(wallet, actor)
 
-    def _top_up_if_due(self, customer: str, actor: str) -> None:
-        wallet = self.till.wallets.wallet(customer)
-        if wallet is None or not top_up_due(wallet):
+    def _top_up_if_due(self, wallet: Wallet, actor: str) -> None:
+        if not top_up_due(wallet):
             return
         outside = next((name for name in self.till.providers if name != "wallet"), "none")
         self._perform(
             TOP_UP,
-            {"customer": customer, "provider": outside},
-            customer,
+            {"customer": wallet.customer, "provider": outside},
+            wallet.customer,
             ErrorType.PAYMENT_FAILED,
-            customer=customer,
+            customer=wallet.customer,
             subscription=None,
             context={"balance": format_amount(wallet.balance, wallet.currency), "currency": wallet.currency},
             actor=actor,
