@@ -146,6 +146,24 @@ def test_an_intent_that_cannot_be_cancelled_is_not_taken_for_declined(seller: Se
     assert server.charged() == []
 
 
+def test_an_intent_that_is_found_cancelled_is_for_a_person(seller: Seller, server: LocalStripe) -> None:
+    """The answer to its cancelling was lost: another try would ask for authentication again."""
+    pay_by(seller, server, ASKS)
+    seller.invoice("inv-1", "20.00")
+
+    def lose(_: str, path: str) -> None:
+        if path.endswith("/cancel"):
+            raise stripe.APIConnectionError("lost")  # type: ignore[no-untyped-call]  # Stripe has no types here
+
+    server.transport.after = lose
+    with pytest.raises(TimeoutError):
+        seller.collect("inv-1")
+    server.transport.after = lambda *_: None
+    payment = seller.collect("inv-1")
+    assert payment.decline is not None
+    assert (payment.decline.kind, payment.decline.code) == (DeclineKind.HARD, "canceled")
+
+
 @pytest.mark.parametrize("account", [None, "cus_unknown", "without a card"])
 def test_a_customer_with_nothing_to_charge_is_for_a_person(
     seller: Seller, server: LocalStripe, account: str | None

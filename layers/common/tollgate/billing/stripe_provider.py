@@ -200,6 +200,8 @@ class StripeProvider:
             # Nobody is there to act; an intent that is left so could be charged later, behind our back.
             self._client.v1.payment_intents.cancel(intent.id)
             return _decline("authentication_required", "The payment method asks for the customer's authentication.")
+        if intent.status == "canceled" and not intent.last_payment_error:
+            return _decline("canceled", f"The payment intent {intent.id} is cancelled.", hard=True)
         if intent.status in {"requires_payment_method", "canceled"}:
             return _declined(intent.last_payment_error)
         raise TimeoutError(f"the payment intent {intent.id} is {intent.status}")
