@@ -368,7 +368,7 @@ def test_a_refund_that_was_refused_for_now_is_given_later(seller: Seller) -> Non
     given = give(seller.till, "r-1")
     assert (given.status, seller.bank.refunded) == (PaymentStatus.SUCCEEDED, {given.key: [D("5.00")]})
     assert seller.bank.declined.keys() != {given.key}
-    assert refused.decline is not None
+    assert (refused.decline, given.decline) == (LACKING, None)
 
 
 def test_a_refund_that_the_bank_is_at_work_on_is_pending(seller: Seller) -> None:

@@ -217,6 +217,7 @@ def refund_succeeded(refund: Refund, reference: str, at: datetime) -> Refund:
         refund,
         status=PaymentStatus.SUCCEEDED,
         reference=reference,
+        decline=None,
         claimed_until=None,
         settled_at=at,
         revision=refund.revision + 1,
