@@ -146,6 +146,16 @@ def test_an_intent_that_cannot_be_cancelled_is_not_taken_for_declined(seller: Se
     assert server.charged() == []
 
 
+def test_an_amount_that_stripe_cannot_charge_is_for_a_person(seller: Seller, server: LocalStripe) -> None:
+    """It says so, and not that there is no card."""
+    pay_by(seller, server, GOOD)
+    seller.invoice("inv-1", "500.20", currency="MGA")
+    payment = seller.collect("inv-1")
+    assert payment.decline is not None
+    assert (payment.decline.kind, payment.decline.code) == (DeclineKind.HARD, "invalid_amount")
+    assert server.charged() == []
+
+
 def test_an_intent_that_is_found_cancelled_is_for_a_person(seller: Seller, server: LocalStripe) -> None:
     """The answer to its cancelling was lost: another try would ask for authentication again."""
     pay_by(seller, server, ASKS)

@@ -104,7 +104,10 @@ class StripeProvider:
     def charge(self, payment: Payment) -> Outcome:
         """Create and confirm a payment intent, once for the payment's key."""
         amount = minor_units(payment.amount, payment.currency)
-        if amount is None or payment.account is None:
+        if amount is None:
+            text = f"Stripe cannot charge {payment.amount} {payment.currency}: it has smaller units than Stripe's."
+            return _decline("invalid_amount", text, hard=True)
+        if payment.account is None:
             return _no_method(payment)
         account = payment.account
 
