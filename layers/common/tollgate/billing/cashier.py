@@ -101,10 +101,10 @@ class Cashier:
             found, payment = collect(self.till, invoice_id)
         except (TimeoutError, ConnectionError):
             raise _unknown() from None
-        self._top_up_after(found, actor)
         if found.status is InvoiceStatus.PAID:
             self._resolve(COLLECT, invoice_id, "paid by hand", actor=actor)
-        elif payment is not None and payment.decline is not None:
+        self._top_up_after(found, actor)
+        if found.status is not InvoiceStatus.PAID and payment is not None and payment.decline is not None:
             raise PaymentFailed(f"{payment.decline.message} The error record is {open_record.id}.")
         return found
 
