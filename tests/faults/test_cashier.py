@@ -232,7 +232,8 @@ def under_way(office: Office, name: str = "inv-1") -> Payment:
     return payment
 
 
-def test_a_bank_debit_that_fails_after_the_tries_have_ended_is_past_due(office: Office) -> None:
+@pytest.mark.parametrize("by_hand", [False, True], ids=["told by the bank", "asked for by hand"])
+def test_a_bank_debit_that_fails_after_the_tries_have_ended_is_past_due(office: Office, *, by_hand: bool) -> None:
     """Nobody would try it again, and the grace of the subscription would never begin."""
     office.seller.pay_by_bank()
     office.seller.bank.is_slow = True
@@ -243,7 +244,11 @@ def test_a_bank_debit_that_fails_after_the_tries_have_ended_is_past_due(office: 
     payment = under_way(office)
     office.seller.bank.working.clear()
     office.seller.bank.declined[payment.key] = DECLINED
-    assert office.cashier.settle(payment.id).status is PaymentStatus.FAILED
+    if by_hand:
+        with pytest.raises(PaymentFailed):
+            office.cashier.pay("inv-1", actor="key")
+    else:
+        assert office.cashier.settle(payment.id).status is PaymentStatus.FAILED
     assert (office.seller.status("inv-1"), office.seller.late) == ("past_due", ["inv-1"])
     assert office.record.status is Record.MANUAL
 

@@ -105,6 +105,8 @@ class Cashier:
             self._resolve(COLLECT, invoice_id, "paid by hand", actor=actor)
         self._top_up_after(found, actor)
         if found.status is not InvoiceStatus.PAID and payment is not None and payment.decline is not None:
+            if open_record.status is Status.MANUAL:  # no automatic try follows
+                give_up(self.till, invoice_id)
             raise PaymentFailed(f"{payment.decline.message} The error record is {open_record.id}.")
         return found
 
