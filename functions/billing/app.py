@@ -20,7 +20,7 @@ from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers
 from tollgate.billing import schema
 from tollgate.billing.assembly import Desk, assemble, deployed_overdraft, deployed_providers
-from tollgate.billing.collecting import invoice_payments, void
+from tollgate.billing.collecting import invoice_payments
 from tollgate.billing.invoices import Invoice, InvoiceStatus
 from tollgate.billing.ledger import enter, set_top_up
 from tollgate.billing.page import HEADERS, invoice_page
@@ -396,7 +396,7 @@ def void_invoice(invoice: Name, body: schema.VoidBody | None = None) -> Response
     """409 where it is paid, or being paid."""
     here = desk(app.lambda_context)
     reason = (body or schema.VoidBody()).reason
-    return json_response(shown(here, void(here.till, invoice, actor=app.caller().key_id, reason=reason)))
+    return json_response(shown(here, here.cashier.void(invoice, actor=app.caller().key_id, reason=reason)))
 
 
 @app.endpoint(

@@ -9,8 +9,9 @@ from decimal import Decimal
 import pytest
 
 from tests.faults.books import START, Books, plan
+from tollgate.billing.invoice_store import InvoiceItem
 from tollgate.billing.invoices import Invoice, InvoiceStatus, paid
-from tollgate.billing.run import bill, fall_due
+from tollgate.billing.run import bill, fall_due, recovered
 from tollgate.billing.run_store import DynamoRuns
 from tollgate.billing.runs import Message, Run, carry_out
 from tollgate.catalog.life import When
@@ -340,6 +341,33 @@ def test_an_invoice_that_is_given_up_is_tried_no_more_and_keeps_its_subscription
     assert books.all_invoices("bob")[0].status is InvoiceStatus.UNCOLLECTIBLE
     assert books.pay(given_up).status is InvoiceStatus.PAID
     assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
+def test_whoever_pays_the_newest_of_two_invoices_is_past_due_still(books: Books) -> None:
+    """Although the index says for a moment that the one just paid is not."""
+    books.subscribe("bob", "weekly")
+    books.run()
+    books.pass_by(days=7)
+    books.run()
+    newest, oldest = sorted(books.all_invoices("bob"), key=lambda one: one.created_at, reverse=True)
+    for one in (newest, oldest):
+        fall_due(books.desk.billing, one.id, reason="no try is left")
+    found = books.invoices.get(newest.id)
+    assert found is not None
+    assert books.invoices.write(paid(found, at=books.now, actor="system", reason="paid"))
+    index_lags(newest)
+    recovered(books.desk.billing, "sub-bob")
+    assert books.status("bob") is SubscriptionStatus.PAST_DUE
+    books.deposit("bob", "100")
+    assert books.pay(oldest).status is InvoiceStatus.PAID
+    assert books.status("bob") is SubscriptionStatus.ACTIVE
+
+
+def index_lags(invoice: Invoice) -> None:
+    """Have the index say of an invoice what it was a moment ago: past due."""
+    item = InvoiceItem.get(f"INVOICE#{invoice.id}", "INVOICE")
+    item.invoice_status = InvoiceStatus.PAST_DUE.value
+    item.save()
 
 
 def test_a_payment_that_nobody_told_of_keeps_the_subscription(books: Books) -> None:

@@ -15,12 +15,15 @@ from tests.unit.fakes_recovery import MemoryRecovery, Retries
 from tollgate.billing.cashier import Cashier
 from tollgate.billing.collecting import invoice_payments, void
 from tollgate.billing.invoices import Invoice
-from tollgate.billing.payments import Decline, DeclineKind, PaymentStatus
+from tollgate.billing.ledger import enter, set_top_up
+from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus
+from tollgate.billing.wallet import EntryType
 from tollgate.kernel.errors import Conflict, NotFound, PaymentFailed, Unavailable
 from tollgate.recovery.ledger import Filter, Recovery
 from tollgate.recovery.model import UNRESOLVED, ErrorRecord, ErrorType, Outcome
 from tollgate.recovery.model import Status as Record
 from tollgate.recovery.processor import Processor
+from tollgate.recovery.service import retry
 from tollgate.recovery.store import DynamoRecovery
 from tools.engine import Engine
 
@@ -219,6 +222,101 @@ def test_a_bank_debit_is_asked_for_until_the_bank_is_done(office: Office) -> Non
     assert office.seller.bank.calls["charge"] == 1
 
 
+def under_way(office: Office, name: str = "inv-1") -> Payment:
+    """The payment of an invoice that is under way."""
+    invoice = office.seller.till.invoices.get(name)
+    assert invoice is not None
+    assert invoice.payment is not None
+    payment = office.seller.till.payments.payment(invoice.payment)
+    assert payment is not None
+    return payment
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["told by the bank", "asked for by hand"])
+def test_a_bank_debit_that_fails_after_the_tries_have_ended_is_past_due(office: Office, *, by_hand: bool) -> None:
+    """Nobody would try it again, and the grace of the subscription would never begin."""
+    office.seller.pay_by_bank()
+    office.seller.bank.is_slow = True
+    office.bill("inv-1")
+    for _ in range(10):
+        office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("open", Record.MANUAL)
+    payment = under_way(office)
+    office.seller.bank.working.clear()
+    office.seller.bank.declined[payment.key] = DECLINED
+    if by_hand:
+        with pytest.raises(PaymentFailed):
+            office.cashier.pay("inv-1", actor="key")
+    else:
+        assert office.cashier.settle(payment.id).status is PaymentStatus.FAILED
+    assert (office.seller.status("inv-1"), office.seller.late) == ("past_due", ["inv-1"])
+    assert office.record.status is Record.MANUAL
+
+
+def test_a_bank_debit_that_fails_while_tries_are_left_is_tried_again(office: Office) -> None:
+    """As its strategy says."""
+    office.seller.pay_by_bank()
+    office.seller.bank.is_slow = True
+    office.bill("inv-1")
+    payment = under_way(office)
+    office.seller.bank.working.clear()
+    office.seller.bank.declined[payment.key] = LACKING
+    office.cashier.settle(payment.id)
+    assert (office.seller.status("inv-1"), office.seller.late) == ("open", [])
+    office.seller.bank.is_slow = False
+    office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("paid", Record.RESOLVED)
+
+
+def test_whoever_must_know_of_a_payment_is_told_of_one_that_is_found(office: Office) -> None:
+    """As a subscription that is past due, and would stay so although it is paid."""
+    office.seller.pay_by_bank()
+    office.seller.bank.after = lost_answer
+    office.bill("inv-1")
+    for _ in range(10):
+        office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("past_due", Record.MANUAL)
+    office.seller.bank.after = lambda: None
+    retry(office.errors, office.record.id, actor="key", note="", clock=office.seller.clock, retries=None)
+    office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("paid", Record.RESOLVED)
+    assert (office.seller.settled, office.seller.bank.total) == (["inv-1"], D(20))
+
+
+def test_what_is_withdrawn_is_nobodys_to_collect(office: Office) -> None:
+    """The record that waits for a person is resolved with it."""
+    office.seller.pay_by_bank()
+    office.seller.bank.answer = DECLINED
+    office.bill("inv-1")
+    assert [one.status for one in office.records()] == [Record.MANUAL]
+    for _ in range(2):
+        assert office.cashier.void("inv-1", actor="key", reason="by mistake").status.value == "void"
+    assert office.record.status is Record.RESOLVED
+
+
+def test_an_invoice_that_the_seller_owes_is_never_past_due(office: Office) -> None:
+    """Even where its credit finds no wallet: the customer owes nothing."""
+    enter_dollars(office)
+    office.bill("inv-1", "-7.50")
+    assert (office.record.type, office.record.status) == (ErrorType.VALIDATION_ERROR, Record.MANUAL)
+    assert (office.seller.status("inv-1"), office.seller.late) == ("open", [])
+
+
+def enter_dollars(office: Office) -> None:
+    """Have the wallet in a currency that nothing is billed in."""
+    enter(
+        office.seller.till.wallets,
+        customer="ada",
+        entry_id="d-1",
+        entry_type=EntryType.DEPOSIT,
+        amount=D(5),
+        currency="USD",
+        description="",
+        overdraft=D(0),
+        clock=office.seller.clock,
+    )
+
+
 # By hand
 
 
@@ -278,6 +376,19 @@ def test_an_invoice_that_is_withdrawn_while_it_is_paid_by_hand_is_not_paid(offic
     office.memory.put = withdraw  # type: ignore[method-assign]  # what comes between
     with pytest.raises(Conflict, match="void"):
         office.cashier.pay("inv-1", actor="key")
+
+
+def test_paying_by_hand_what_was_given_up_is_tried_once(office: Office) -> None:
+    """It stays given up, and is tried no more by itself."""
+    office.seller.invoice("inv-1", "20.00")
+    office.cashier.write_off("inv-1", actor="key", reason="they are gone")
+    with pytest.raises(PaymentFailed):
+        office.cashier.pay("inv-1", actor="key")
+    office.seller.deposit("d-1", "20.00")
+    office.cashier.deposited("ada", actor="key")
+    office.sweep()
+    assert (office.seller.status("inv-1"), office.record.status) == ("uncollectible", Record.RESOLVED)
+    assert office.cashier.pay("inv-1", actor="key").status.value == "paid"
 
 
 def test_what_cannot_be_paid_is_refused_and_leaves_no_record(office: Office) -> None:
@@ -397,7 +508,112 @@ def test_a_top_up_whose_answer_was_lost_is_asked_for_and_not_repeated(office: Of
     assert office.record.status is Record.RESOLVED
 
 
+def test_a_top_up_for_an_invoice_whose_answer_was_lost_is_written_down(office: Office) -> None:
+    """It is asked for even where invoice and rule have no need of it any more: the money is the wallet's."""
+    topped(office.seller)
+    office.seller.bank.after = lost_answer
+    office.bill("inv-1")
+    assert sorted(record.operation for record in office.records()) == ["collect_invoice", "top_up_wallet"]
+    set_top_up(office.seller.till.wallets, "ada", None, None)
+    office.seller.deposit("d-1", "20.00")
+    assert office.cashier.pay("inv-1", actor="key").status.value == "paid"
+    office.seller.bank.after = lambda: None
+    office.sweep()
+    assert (office.seller.balance(), office.seller.bank.total) == (D(50), D(50))
+    assert {record.status for record in office.records()} == {Record.RESOLVED}
+
+
+def test_a_top_up_that_the_bank_was_long_at_work_on_pays_what_waits_for_it(office: Office) -> None:
+    """When the bank says that it is done: its record is resolved, and the invoice collected."""
+    topped(office.seller)
+    office.seller.bank.is_slow = True
+    office.bill("inv-1")
+    for _ in range(10):
+        office.sweep()
+    assert {record.status for record in office.records()} == {Record.MANUAL}
+    wallet = office.seller.till.wallets.wallet("ada")
+    assert wallet is not None
+    assert wallet.payment is not None
+    payment = office.seller.till.payments.payment(wallet.payment)
+    assert payment is not None
+    office.seller.bank.charged[payment.key] = [D(50)]
+    office.cashier.settle(payment.id)
+    office.sweep(wait=timedelta(0))
+    assert {record.status for record in office.records()} == {Record.RESOLVED}
+    assert (office.seller.status("inv-1"), office.seller.balance()) == ("paid", D(30))
+
+
+def test_a_top_up_that_was_too_little_is_not_made_again_because_it_is_told_of(office: Office) -> None:
+    """Else the card would be charged again and again within a minute."""
+    topped(office.seller)
+    office.bill("inv-1", "999.00")
+    [entry], _ = office.seller.till.wallets.entries("ada", 0, 10)
+    for _ in range(2):
+        assert office.cashier.settle(entry.id).status is PaymentStatus.SUCCEEDED
+        office.sweep(wait=timedelta(0))
+    assert (office.seller.balance(), office.seller.bank.total) == (D(50), D(50))
+
+
 # Ends at any call, of the ledger of errors too
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_refund_that_nobody_asks_for_again_is_given_or_was_never_begun(database: Engine, *, after: bool) -> None:
+    """Whatever call is the last: none is left pending, taking from what others may have back."""
+    for k in count(1):
+        database.clear()
+        office = Office(DynamoRecovery())
+        office.seller.pay_by_bank()
+        office.bill("inv-1")
+        fault = Nth(k, after=after)
+        office.seller.bank.before, office.seller.bank.after = fault.before, fault.after
+        is_done = False
+        try:
+            with database.hooked(fault.before, fault.after):
+                refund(office)
+            is_done = True
+        except Killed:
+            pass
+        office.seller.bank.before = office.seller.bank.after = lambda: None
+        for _ in range(3):
+            office.sweep()
+        made = office.seller.till.payments.refund("r-1")
+        assert made is None or made.status is PaymentStatus.SUCCEEDED, k
+        assert office.seller.bank.total == (D(15) if made else D(20)), k
+        found, _ = office.errors.find(Filter(), after=None, limit=10)
+        assert all(record.status is Record.RESOLVED for record in found), k
+        if is_done:
+            assert k > 10
+            assert made is not None
+            return
+
+
+def test_a_refund_that_is_refused_leaves_no_record(office: Office) -> None:
+    """More than was paid, though others were faster by a moment, or of nothing."""
+    office.seller.pay_by_bank()
+    office.bill("inv-1")
+    invoice = office.seller.till.invoices.get("inv-1")
+    assert invoice is not None
+    [paid] = invoice_payments(office.seller.till, invoice)
+
+    def ask(name: str, amount: str, payment: str = paid.id) -> None:
+        office.cashier.refund(payment, refund_id=name, amount=D(amount), reason="", actor="key")
+
+    with pytest.raises(Conflict, match="are left"):
+        ask("r-1", "20.01")
+    with pytest.raises(NotFound):
+        ask("r-1", "5", "pay-x")
+    keep = office.memory.put
+
+    def meanwhile(record: ErrorRecord) -> bool:
+        office.memory.put = keep  # type: ignore[method-assign]  # the other's goes through
+        ask("r-2", "12")
+        return keep(record)
+
+    office.memory.put = meanwhile  # type: ignore[method-assign]  # what comes between
+    with pytest.raises(Conflict, match="are left"):
+        ask("r-1", "12")
+    assert (office.records(), office.seller.bank.total) == ([], D(8))
 
 
 def charge(office: Office) -> None:

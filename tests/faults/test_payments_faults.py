@@ -295,11 +295,14 @@ def test_the_same_refund_again_is_the_one_it_made_and_another_body_is_refused(se
     paid = a_payment(seller)
     first = seller.refund(paid, "r-1", "5.00", "a fault")
     assert seller.refund(paid, "r-1", "5.00", "a fault") == first
-    assert seller.refund(paid, "r-1", None, "a fault") == first
-    for amount, reason in (("5.01", "a fault"), ("5.00", "other")):
+    for amount, reason in (("5.01", "a fault"), (None, "a fault"), ("5.00", "other")):
         with pytest.raises(Conflict, match="another request"):
             seller.refund(paid, "r-1", amount, reason)
-    assert seller.bank.refunded == {first.key: [D("5.00")]}
+    rest = seller.refund(paid, "r-2", None, "a fault")
+    assert seller.refund(paid, "r-2", None, "a fault") == rest
+    with pytest.raises(Conflict, match="another request"):
+        seller.refund(paid, "r-2", "15.00", "a fault")
+    assert seller.bank.refunded == {first.key: [D("5.00")], rest.key: [D("15.00")]}
 
 
 @pytest.mark.parametrize("amount", ["-1", "0.001", "0"])
@@ -365,7 +368,7 @@ def test_a_refund_that_was_refused_for_now_is_given_later(seller: Seller) -> Non
     given = give(seller.till, "r-1")
     assert (given.status, seller.bank.refunded) == (PaymentStatus.SUCCEEDED, {given.key: [D("5.00")]})
     assert seller.bank.declined.keys() != {given.key}
-    assert refused.decline is not None
+    assert (refused.decline, given.decline) == (LACKING, None)
 
 
 def test_a_refund_that_the_bank_is_at_work_on_is_pending(seller: Seller) -> None:

@@ -146,6 +146,34 @@ def test_an_intent_that_cannot_be_cancelled_is_not_taken_for_declined(seller: Se
     assert server.charged() == []
 
 
+def test_an_amount_that_stripe_cannot_charge_is_for_a_person(seller: Seller, server: LocalStripe) -> None:
+    """It says so, and not that there is no card."""
+    pay_by(seller, server, GOOD)
+    seller.invoice("inv-1", "500.20", currency="MGA")
+    payment = seller.collect("inv-1")
+    assert payment.decline is not None
+    assert (payment.decline.kind, payment.decline.code) == (DeclineKind.HARD, "invalid_amount")
+    assert server.charged() == []
+
+
+def test_an_intent_that_is_found_cancelled_is_for_a_person(seller: Seller, server: LocalStripe) -> None:
+    """The answer to its cancelling was lost: another try would ask for authentication again."""
+    pay_by(seller, server, ASKS)
+    seller.invoice("inv-1", "20.00")
+
+    def lose(_: str, path: str) -> None:
+        if path.endswith("/cancel"):
+            raise stripe.APIConnectionError("lost")  # type: ignore[no-untyped-call]  # Stripe has no types here
+
+    server.transport.after = lose
+    with pytest.raises(TimeoutError):
+        seller.collect("inv-1")
+    server.transport.after = lambda *_: None
+    payment = seller.collect("inv-1")
+    assert payment.decline is not None
+    assert (payment.decline.kind, payment.decline.code) == (DeclineKind.HARD, "canceled")
+
+
 @pytest.mark.parametrize("account", [None, "cus_unknown", "without a card"])
 def test_a_customer_with_nothing_to_charge_is_for_a_person(
     seller: Seller, server: LocalStripe, account: str | None
@@ -399,11 +427,12 @@ def test_news_that_stripe_has_signed_name_what_they_are_of() -> None:
         (news(EVENT)[0], None),
         (news(EVENT)[0], "t=1,v1=00"),
         (news(EVENT)[0], "nonsense"),
+        (news(EVENT)[0], "t=1,v1=\u00e9"),
         (news(EVENT)[0] + " ", news(EVENT)[1]),
         news(EVENT, secret="whsec_other"),
         news(EVENT, age=timedelta(minutes=6)),
     ],
-    ids=["unsigned", "forged", "nonsense", "changed", "of another", "old"],
+    ids=["unsigned", "forged", "nonsense", "not ASCII", "changed", "of another", "old"],
 )
 def test_news_that_are_not_stripes_or_are_old_are_refused(body: str, signature: str | None) -> None:
     """Whoever replays what was sent once comes too late."""

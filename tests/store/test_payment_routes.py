@@ -503,3 +503,28 @@ def test_the_retry_processor_collects_with_the_permissions_of_its_role(
         processor.handler(sample("retry_processor-schedule"), CONTEXT)
         assert not refused(calls, "retry_processor-schedule")
         assert (call("GET", f"/v1/invoices/{name}")[1]["status"], subscription()) == (status, standing)
+
+
+def test_the_retry_processor_tops_up_with_the_permissions_of_its_role(
+    call: Call, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a payment that leaves too little; what succeeds at once leaves no record."""
+    name = billed(call)
+    deposit(call, "50")
+    store = DynamoRecovery()
+    [record] = records()
+    call("PUT", "/v1/customers/acme/payment-method", {"provider": "wallet", "account": "cus_1"})
+    rule = {"threshold": "40", "amount": "50", "currency": "EUR"}
+    assert call("PUT", "/v1/customers/acme/wallet/top-up", rule)[0] == 200
+    assert bank.calls == 0
+    due = store.get(record.id)
+    assert due is not None
+    store.change(due, replace(due, next_retry_at=system_clock() - timedelta(minutes=1), revision=due.revision + 1))
+    processor = warm("retry_processor")
+    processor.PROVIDERS["stripe"] = bank
+    calls = recorded(monkeypatch)
+    processor.handler(sample("retry_processor-schedule"), CONTEXT)
+    assert not refused(calls, "retry_processor-schedule")
+    assert call("GET", f"/v1/invoices/{name}")[1]["status"] == "paid"
+    assert (bank.calls, call("GET", "/v1/customers/acme/wallet")[1]["balance"]) == (1, "80.00")
+    assert [one.status.value for one in records()] == ["resolved"]

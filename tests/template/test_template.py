@@ -138,7 +138,13 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
     },
     "RetryProcessor": {
         "RetryProcessorLogs": LOGS,
-        "RecoveryTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "RecoveryTable": {
+            "dynamodb:GetItem",
+            "dynamodb:Query",
+            "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
+            "dynamodb:DeleteItem",  # of a top-up that follows a payment and succeeds at once
+        },
         "RecoveryTable/index/due": {"dynamodb:Query"},
         "RecoveryTable/index/status": {"dynamodb:Query"},
         "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},

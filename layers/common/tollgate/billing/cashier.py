@@ -10,19 +10,21 @@ help is a person's at once. Whatever is run again first asks the provider what b
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up, write_off
+from tollgate.billing.collecting import ask, collect, give_up, stop_top_up, top_up, void, write_off
 from tollgate.billing.invoices import COLLECTIBLE, Invoice, InvoiceStatus
-from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund
+from tollgate.billing.payments import Decline, DeclineKind, Payment, PaymentStatus, Refund, refund_of
 from tollgate.billing.refunding import ask_refund, begin_refund, give
 from tollgate.billing.till import Till, existing_invoice, existing_payment
-from tollgate.billing.wallet import top_up_due
+from tollgate.billing.wallet import Wallet, top_up_due
 from tollgate.kernel.dataclasses import dataclass
-from tollgate.kernel.errors import Conflict, PaymentFailed, Unavailable
+from tollgate.kernel.errors import Conflict, InvalidInput, NotFound, PaymentFailed, TollgateError, Unavailable
 from tollgate.kernel.ids import derived_id
 from tollgate.kernel.money import format_amount
 from tollgate.kernel.time import Clock
@@ -88,18 +90,36 @@ class Cashier:
             return invoice
         open_record = self._unresolved(COLLECT, invoice.id)
         if open_record is None:
-            return self._after(invoice_id, self._collect(invoice, actor))
+            failed = self._collect(invoice, actor)
+            try:
+                return self._after(invoice_id, failed)
+            except PaymentFailed:
+                if invoice.status is InvoiceStatus.UNCOLLECTIBLE:
+                    self._resolve(COLLECT, invoice_id, "the invoice stays given up", actor=actor)
+                raise
         try:
             found, payment = collect(self.till, invoice_id)
         except (TimeoutError, ConnectionError):
             raise _unknown() from None
         if found.status is InvoiceStatus.PAID:
-            with suppress(Conflict):  # a run is trying it, and will find it paid
-                resolve(self.errors, open_record.id, actor=actor, note="paid by hand", clock=self.clock)
-            self._top_up_if_due(invoice.customer, actor)
-        elif payment is not None and payment.decline is not None:
+            self._resolve(COLLECT, invoice_id, "paid by hand", actor=actor)
+        self._top_up_after(found, actor)
+        if found.status is not InvoiceStatus.PAID and payment is not None and payment.decline is not None:
+            if open_record.status is Status.MANUAL:  # no automatic try follows
+                give_up(self.till, invoice_id)
             raise PaymentFailed(f"{payment.decline.message} The error record is {open_record.id}.")
         return found
+
+    def void(self, invoice_id: str, *, actor: str, reason: str) -> Invoice:
+        """Withdraw an invoice: nothing is owed any more, and nothing is left to collect.
+
+        Raises:
+            NotFound: there is no such invoice.
+            Conflict: it is paid, or being paid.
+        """
+        invoice = void(self.till, invoice_id, actor=actor, reason=reason)
+        self._resolve(COLLECT, invoice_id, "the invoice was withdrawn", actor=actor)
+        return invoice
 
     def write_off(self, invoice_id: str, *, actor: str, reason: str) -> Invoice:
         """Give an invoice up: it is tried no more by itself, and can still be paid by hand.
@@ -121,29 +141,53 @@ class Cashier:
             NotFound: there is no such payment.
             InvalidInput: the amount is no amount of money.
             Conflict: less is left, the payment has not succeeded, or the id belongs to another request.
+            Unavailable: it is not known whether the refund was begun; the same request may be made again.
         """
-        refund = begin_refund(self.till, payment_id, refund_id=refund_id, amount=amount, reason=reason)
-        if refund.status is PaymentStatus.PENDING:
-            payment = existing_payment(self.till, payment_id)
-            self._perform(
-                REFUND,
-                {"refund": refund_id, "provider": payment.provider},
-                refund_id,
-                ErrorType.REFUND_ERROR,
-                customer=payment.customer,
-                subscription=payment.subscription,
-                context={
-                    "payment": payment.id,
-                    "amount": format_amount(refund.amount, refund.currency),
-                    "currency": refund.currency,
-                },
-                actor=actor,
-            )
-        return self.till.payments.refund(refund_id) or refund
+        payment = existing_payment(self.till, payment_id)
+        begin = partial(begin_refund, self.till, payment_id, refund_id=refund_id, amount=amount, reason=reason)
+        if self.till.payments.refund(refund_id) is None:  # what is refused is not written down
+            wanted = refund_of(payment, refund_id=refund_id, amount=amount, reason=reason, key="", at=self.clock())[1]
+        else:
+            wanted = begin()
+            if wanted.status is not PaymentStatus.PENDING:
+                return wanted
+        refused: list[TollgateError] = []
+
+        def begin_and_give(arguments: Mapping[str, Any], key: str) -> None:
+            try:
+                begin()
+            except (NotFound, InvalidInput, Conflict) as error:  # others were first: nothing is begun
+                refused.append(error)
+            else:
+                self._run_refund(arguments, key)
+
+        self._perform(
+            REFUND,
+            {"refund": refund_id, "provider": payment.provider},
+            refund_id,
+            ErrorType.REFUND_ERROR,
+            customer=payment.customer,
+            subscription=payment.subscription,
+            context={
+                "payment": payment.id,
+                "amount": format_amount(wanted.amount, wanted.currency),
+                "currency": wanted.currency,
+            },
+            actor=actor,
+            run=begin_and_give,
+        )
+        if refused:
+            raise refused[0]
+        made = self.till.payments.refund(refund_id)
+        if made is None:
+            raise Unavailable(f"It is not known yet whether the refund {refund_id} was begun; send the request again.")
+        return made
 
     def balance_changed(self, customer: str, *, actor: str) -> None:
         """Top a wallet up if its balance is below the threshold; what fails is written down, and tried again."""
-        self._top_up_if_due(customer, actor)
+        wallet = self.till.wallets.wallet(customer)
+        if wallet is not None:
+            self._top_up_if_due(wallet, actor)
 
     def deposited(self, customer: str, *, actor: str) -> None:
         """Have the invoices collected now that were declined for lack of funds; there may be some."""
@@ -171,14 +215,17 @@ class Cashier:
             TimeoutError, ConnectionError: it cannot be told.
         """
         payment = ask(self.till, payment_id)
-        if payment.status is PaymentStatus.SUCCEEDED and payment.invoice is not None:
+        is_paid = payment.status is PaymentStatus.SUCCEEDED
+        if is_paid and payment.invoice is not None:
             self.till.on_settled(existing_invoice(self.till, payment.invoice))
+            self._resolve(COLLECT, payment.invoice, "the provider says it is paid")
+        elif is_paid and self._unresolved(TOP_UP, payment.customer) is not None:  # it was long under way
+            self.deposited(payment.customer, actor="system")
+            self._resolve(TOP_UP, payment.customer, "the provider says it is paid")
+        elif payment.status is PaymentStatus.FAILED and payment.invoice is not None:
             record = self._unresolved(COLLECT, payment.invoice)
-            if record is not None:
-                with suppress(Conflict):
-                    resolve(
-                        self.errors, record.id, actor="system", note="the provider says it is paid", clock=self.clock
-                    )
+            if record is not None and record.status is Status.MANUAL:  # the tries ended while it was under way
+                give_up(self.till, payment.invoice)
         return payment
 
     def settle_refund(self, refund_id: str) -> Refund:
@@ -190,10 +237,8 @@ class Cashier:
             TimeoutError, ConnectionError: it cannot be told.
         """
         refund = ask_refund(self.till, refund_id)
-        record = self._unresolved(REFUND, refund_id) if refund.status is PaymentStatus.SUCCEEDED else None
-        if record is not None:
-            with suppress(Conflict):
-                resolve(self.errors, record.id, actor="system", note="the provider says it is given", clock=self.clock)
+        if refund.status is PaymentStatus.SUCCEEDED:
+            self._resolve(REFUND, refund_id, "the provider says it is given")
         return refund
 
     # Operations
@@ -230,19 +275,28 @@ class Cashier:
         if existing_invoice(self.till, arguments["invoice"]).status is InvoiceStatus.VOID:
             return  # nothing is owed any more
         invoice, payment = collect(self.till, arguments["invoice"])
-        if invoice.status is InvoiceStatus.PAID:
-            self._top_up_if_due(invoice.customer, "system")
-        elif payment is not None:
+        self._top_up_after(invoice, "system")
+        if invoice.status is not InvoiceStatus.PAID and payment is not None:
             _raise(payment.decline, payment.id)
 
     def _is_collected(self, arguments: Mapping[str, Any], _: str) -> bool | None:
         invoice = existing_invoice(self.till, arguments["invoice"])
-        if invoice.payment is None:
-            return invoice.status in {InvoiceStatus.PAID, InvoiceStatus.VOID}
-        return _is_done(ask(self.till, invoice.payment))
+        if invoice.payment is not None:
+            payment = ask(self.till, invoice.payment)
+            if payment.status is not PaymentStatus.SUCCEEDED:
+                return _is_done(payment)
+            invoice = existing_invoice(self.till, invoice.id)
+        if invoice.status not in {InvoiceStatus.PAID, InvoiceStatus.VOID}:
+            return False
+        self.till.on_settled(invoice)  # whoever settled it may have ended before they told
+        self._top_up_after(invoice, "system")
+        return True
 
     def _run_refund(self, arguments: Mapping[str, Any], _: str) -> None:
-        refund = give(self.till, arguments["refund"])
+        try:
+            refund = give(self.till, arguments["refund"])
+        except NotFound:
+            return  # it was never begun, and whoever asked for it has had no answer
         if refund.status is PaymentStatus.SUCCEEDED:
             return
         if refund.status is PaymentStatus.PENDING and refund.reference is not None:
@@ -251,7 +305,10 @@ class Cashier:
         raise OperationFailed(message, type=ErrorType.REFUND_ERROR, final=refund.status is PaymentStatus.FAILED)
 
     def _is_refunded(self, arguments: Mapping[str, Any], _: str) -> bool | None:
-        return _is_done(ask_refund(self.till, arguments["refund"]))
+        try:
+            return _is_done(ask_refund(self.till, arguments["refund"]))
+        except NotFound:
+            return False
 
     def _run_top_up(self, arguments: Mapping[str, Any], _: str) -> None:
         payment = top_up(self.till, arguments["customer"])
@@ -283,23 +340,24 @@ class Cashier:
             actor=actor,
         )
 
-    def _top_up_if_due(self, customer: str, actor: str) -> None:
-        wallet = self.till.wallets.wallet(customer)
-        if wallet is None or wallet.top_up is None or not top_up_due(wallet):
+    def _top_up_after(self, invoice: Invoice, actor: str) -> None:
+        """Top up what an invoice has left too little in; of one that is not paid, only end what was begun for it."""
+        wallet = self.till.wallets.wallet(invoice.customer)
+        if wallet is not None and (invoice.status is InvoiceStatus.PAID or wallet.payment is not None):
+            self._top_up_if_due(wallet, actor)
+
+    def _top_up_if_due(self, wallet: Wallet, actor: str) -> None:
+        if not top_up_due(wallet):
             return
         outside = next((name for name in self.till.providers if name != "wallet"), "none")
         self._perform(
             TOP_UP,
-            {"customer": customer, "provider": outside},
-            customer,
+            {"customer": wallet.customer, "provider": outside},
+            wallet.customer,
             ErrorType.PAYMENT_FAILED,
-            customer=customer,
+            customer=wallet.customer,
             subscription=None,
-            context={
-                "balance": format_amount(wallet.balance, wallet.currency),
-                "amount": format_amount(wallet.top_up.amount, wallet.currency),
-                "currency": wallet.currency,
-            },
+            context={"balance": format_amount(wallet.balance, wallet.currency), "currency": wallet.currency},
             actor=actor,
         )
 
@@ -314,11 +372,12 @@ class Cashier:
         subscription: str | None,
         context: Mapping[str, Any],
         actor: str,
+        run: Callable[[Mapping[str, Any], str], object] | None = None,
     ) -> ErrorRecord | None:
         [operation] = [one for one in self.operations() if one.name == name]
         return perform(
             self.errors,
-            operation,
+            replace(operation, run=run or operation.run),
             arguments,
             id=self._record_id(name, subject),
             error_type=error_type,
@@ -342,6 +401,13 @@ class Cashier:
 
     def _unresolved(self, name: str, subject: str) -> ErrorRecord | None:
         return self.errors.get(self._record_id(name, subject))
+
+    def _resolve(self, name: str, subject: str, note: str, *, actor: str = "system") -> None:
+        """Say of what failed that it is done after all; one that a run is trying now is found so by the run."""
+        record = self._unresolved(name, subject)
+        if record is not None:
+            with suppress(Conflict):
+                resolve(self.errors, record.id, actor=actor, note=note, clock=self.clock)
 
     def _after(self, invoice_id: str, failed: ErrorRecord | None) -> Invoice:
         """The invoice after a collection by hand, which says what went wrong."""

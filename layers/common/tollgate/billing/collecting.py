@@ -332,10 +332,14 @@ def _moved(till: Till, invoice_id: str, status: InvoiceStatus, actor: str, reaso
 
 
 def give_up(till: Till, invoice_id: str) -> None:
-    """Have an invoice be past due, for its last try has failed; not while the provider is still at work on it."""
+    """Have an invoice be past due, for its last try has failed.
+
+    Not while the provider is still at work on it, nor one that asks for nothing.
+    """
     invoice = existing_invoice(till, invoice_id)
     payment = till.payments.payment(invoice.payment) if invoice.payment else None
-    if invoice.status in COLLECTIBLE and (payment is None or payment.reference is None):
+    is_owed = invoice.status in COLLECTIBLE and invoice.amount_due > 0
+    if is_owed and (payment is None or payment.reference is None):
         till.on_past_due(invoice)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute, UTCDateTimeAttribute
+from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute, UTCDateTimeAttribute
 
 from tollgate.billing.invoice_store import invoice_write
 from tollgate.billing.invoices import Invoice
@@ -55,6 +55,7 @@ class RefundItem(BillingTable, discriminator="refund"):
     amount = DecimalAttribute()
     currency = UnicodeAttribute()
     reason = UnicodeAttribute()
+    is_rest = BooleanAttribute()
     key = UnicodeAttribute()
     created_at = UTCDateTimeAttribute()
     status = UnicodeAttribute()
@@ -226,6 +227,7 @@ def _refund_item(refund: Refund) -> RefundItem:
         amount=refund.amount,
         currency=refund.currency,
         reason=refund.reason,
+        is_rest=refund.is_rest,
         key=refund.key,
         created_at=refund.created_at,
         status=refund.status.value,
@@ -252,6 +254,7 @@ def refund_of_item(item: RefundItem) -> Refund:
         reference=item.reference,
         decline=_decline(item.decline),
         settled_at=item.settled_at,
+        is_rest=item.is_rest,
         revision=int(item.revision),
     )
 

@@ -118,7 +118,10 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """Some of a payment given back; its fields mean what a payment's do."""
+    """Some of a payment given back; its fields mean what a payment's do.
+
+    `is_rest` says that no amount was asked for, but all that was left.
+    """
 
     id: str
     payment: str
@@ -132,6 +135,7 @@ class Refund:
     reference: str | None = None
     decline: Decline | None = None
     settled_at: datetime | None = None
+    is_rest: bool = False
     revision: int = 1
 
 
@@ -192,7 +196,7 @@ def refund_of(
     if wanted <= 0 or wanted > left:
         there_is = f"{format_amount(left, payment.currency)} {payment.currency}"
         raise Conflict(f"Of the payment {payment.id}, {there_is} are left to be refunded.")
-    refund = Refund(refund_id, payment.id, wanted, payment.currency, reason, key, at)
+    refund = Refund(refund_id, payment.id, wanted, payment.currency, reason, key, at, is_rest=amount is None)
     counted = replace(payment, refunded=EXACT.add(payment.refunded, wanted), revision=payment.revision + 1)
     return counted, refund
 
@@ -213,6 +217,7 @@ def refund_succeeded(refund: Refund, reference: str, at: datetime) -> Refund:
         refund,
         status=PaymentStatus.SUCCEEDED,
         reference=reference,
+        decline=None,
         claimed_until=None,
         settled_at=at,
         revision=refund.revision + 1,

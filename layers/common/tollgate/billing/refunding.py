@@ -50,8 +50,8 @@ def begin_refund(till: Till, payment_id: str, *, refund_id: str, amount: Decimal
     for _ in range(TRIES):
         known = till.payments.refund(refund_id)
         if known is not None:
-            same = (known.payment, known.reason) == (payment_id, reason)
-            if not same or (amount is not None and amount != known.amount):
+            asked_for = None if known.is_rest else known.amount
+            if (known.payment, known.reason, asked_for) != (payment_id, reason, amount):
                 raise Conflict(f"The refund {refund_id} was made by another request.")
             return known
         payment = existing_payment(till, payment_id)

@@ -104,7 +104,10 @@ class StripeProvider:
     def charge(self, payment: Payment) -> Outcome:
         """Create and confirm a payment intent, once for the payment's key."""
         amount = minor_units(payment.amount, payment.currency)
-        if amount is None or payment.account is None:
+        if amount is None:
+            text = f"Stripe cannot charge {payment.amount} {payment.currency}: it has smaller units than Stripe's."
+            return _decline("invalid_amount", text, hard=True)
+        if payment.account is None:
             return _no_method(payment)
         account = payment.account
 
@@ -200,6 +203,8 @@ class StripeProvider:
             # Nobody is there to act; an intent that is left so could be charged later, behind our back.
             self._client.v1.payment_intents.cancel(intent.id)
             return _decline("authentication_required", "The payment method asks for the customer's authentication.")
+        if intent.status == "canceled" and not intent.last_payment_error:
+            return _decline("canceled", f"The payment intent {intent.id} is cancelled.", hard=True)
         if intent.status in {"requires_payment_method", "canceled"}:
             return _declined(intent.last_payment_error)
         raise TimeoutError(f"the payment intent {intent.id} is {intent.status}")
@@ -300,7 +305,7 @@ def read_news(body: str, signature: str | None, secret: str) -> News:
 
     try:
         stripe.WebhookSignature.verify_header(body, signature, secret, stripe.Webhook.DEFAULT_TOLERANCE)
-    except stripe.SignatureVerificationError:
+    except (stripe.SignatureVerificationError, TypeError):  # TypeError: a signature that is not ASCII
         raise Forbidden("The signature is not one of Stripe's for this endpoint, or too old.") from None
     try:
         event = stripe.Webhook.construct_event_without_verification(body)
