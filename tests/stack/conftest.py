@@ -74,3 +74,14 @@ def consume(api: httpx.Client, customer: str, feature: str, **body: str) -> http
     """Consume some of a feature."""
     asked = {"id": str(uuid.uuid4())} | body
     return api.post(f"/v1/customers/{customer}/entitlements/{feature}/consume", json=asked)
+
+
+def bill(api: httpx.Client) -> dict[str, Any]:
+    """Bill what is due, whoever's it is, and give the run when it is done: what a request has no time for is queued."""
+    run: dict[str, Any] = api.post("/v1/billing/run", timeout=60).raise_for_status().json()
+    for _ in range(5_000):
+        if run["status"] == "done":
+            break
+        run = api.get(f"/v1/billing/runs/{run['id']}").raise_for_status().json()
+    assert run["status"] == "done", run
+    return run

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.stack.conftest import bill
 from tests.unit.fakes_webhooks import Receiver, receiver
 from tollgate.kernel.webhooks import sign
 
@@ -66,7 +67,7 @@ def test_an_invoice_is_declined_paid_and_refunded_and_a_webhook_hears_of_it(
     start = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
     subscription = {"id": f"sub-{payer}", "customer": payer, "plan": "money-pro", "starts_at": start}
     api.post("/v1/subscriptions", json=subscription).raise_for_status()
-    assert api.post("/v1/billing/run", json={}).raise_for_status().json()["status"] == "done"
+    bill(api)
     [invoice] = api.get("/v1/invoices", params={"customer": payer}).raise_for_status().json()["items"]
     assert (invoice["status"], invoice["amount_due"]) == ("open", "20.00")
     [error] = api.get("/v1/errors", params={"customer": payer}).raise_for_status().json()["items"]
