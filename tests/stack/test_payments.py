@@ -59,6 +59,21 @@ def heard(there: Receiver, customer: str, secrets: list[str], kinds: list[str]) 
     return found
 
 
+def pay(api: httpx.Client, invoice: str) -> dict[str, Any]:
+    """Pay an invoice by hand; the deposit before has it collected too, and whoever comes between is told to wait."""
+    for _ in range(500):
+        answer = api.post(f"/v1/invoices/{invoice}/pay")
+        if answer.status_code != httpx.codes.CONFLICT:
+            break
+    paid: dict[str, Any] = answer.raise_for_status().json()
+    return paid
+
+
+def resolved(api: httpx.Client, error: str) -> bool:
+    """Whether an error record is resolved in the end; a run that has leased it says so itself."""
+    return any(api.get(f"/v1/errors/{error}").raise_for_status().json()["status"] == "resolved" for _ in range(500))
+
+
 def test_an_invoice_is_declined_paid_and_refunded_and_a_webhook_hears_of_it(
     api: httpx.Client, payer: str, hook: tuple[Receiver, str]
 ) -> None:
@@ -79,10 +94,10 @@ def test_an_invoice_is_declined_paid_and_refunded_and_a_webhook_hears_of_it(
     deposit = {"id": "d-1", "type": "deposit", "amount": "50.00", "currency": "EUR"}
     wallet = f"/v1/customers/{payer}/wallet"
     assert api.post(f"{wallet}/transactions", json=deposit).raise_for_status().json()["balance_after"] == "50.00"
-    paid = api.post(f"/v1/invoices/{invoice['id']}/pay").raise_for_status().json()
+    paid = pay(api, invoice["id"])
     assert (paid["status"], paid["amount_due"]) == ("paid", "0.00")
     assert [one["status"] for one in paid["payments"]] == ["failed", "succeeded"]
-    assert api.get(f"/v1/errors/{error['id']}").raise_for_status().json()["status"] == "resolved"
+    assert resolved(api, error["id"])
     refund = api.post(f"/v1/payments/{paid['payments'][-1]['id']}/refunds", json={"id": f"r-{payer}", "amount": "5"})
     assert refund.raise_for_status().json()["status"] == "succeeded"
 
