@@ -100,7 +100,13 @@ def _in_order(counts: Sequence[Count]) -> Sequence[Count]:
     times = [count.micros for count in counts]
     if all(map(operator.lt, times, times[1:])):  # as they mostly come, and no two at once
         return counts
-    return sorted(counts, key=lambda count: (count.at, count.hash, count.digest))
+    return sorted(counts, key=lambda count: (count.at, count.hash, count.digest, *_spelling(count)))
+
+
+def _spelling(count: Count) -> tuple[str, ...]:
+    """How an event is written, which may be in several ways for one that is sent twice at once."""
+    event = count.event
+    return str(event.quantity), repr(event.time), repr(event.properties)
 
 
 def _chunk(counter: CounterId, revision: int, counts: Sequence[Count]) -> Chunk:
