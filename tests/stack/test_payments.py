@@ -46,16 +46,20 @@ def payer(api: httpx.Client) -> str:
 
 
 def heard(there: Receiver, customer: str, secrets: list[str], kinds: list[str]) -> dict[str, dict[str, Any]]:
-    """The events of a customer by their types, each waited for up to a minute; each is signed with all secrets."""
+    """The events of a customer by their types, each waited for up to a minute; each is signed with all secrets.
+
+    Those of others, and of other types, may have been sent before a secret was replaced.
+    """
     found: dict[str, dict[str, Any]] = {}
     while not set(kinds) <= set(found):
         request = there.received.get(timeout=60)
         event = json.loads(request.body)
+        if event["data"]["customer"] != customer or event["type"] not in kinds:
+            continue
         at = datetime.fromtimestamp(int(request.headers["webhook-timestamp"]), UTC)
         signed = [sign(one, request.headers["webhook-id"], at, request.body) for one in secrets]
         assert request.headers["webhook-signature"].split(" ") == signed
-        if event["data"]["customer"] == customer:
-            found[event["type"]] = event["data"]
+        found[event["type"]] = event["data"]
     return found
 
 
