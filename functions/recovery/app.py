@@ -1,7 +1,7 @@
 """The ledger of failed operations: what is in it, and what people do about it."""
 
 import os
-from datetime import timedelta
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -185,7 +185,7 @@ def intervene(
     return service.intervene(store, error, to, actor=by, note=body.note, clock=system_clock, revision=revision)
 
 
-def change_all(body: schema.ErrorsBody, change: Any, to: Status) -> Response[str]:
+def change_all(body: schema.ErrorsBody, change: Callable[[ErrorRecord], object], to: Status) -> Response[str]:
     """Change the records that a body's filter takes, as far as the time reaches."""
     wanted, left = body.to_filter(), time_left(app.lambda_context)
     selected = service.change_all(
@@ -196,7 +196,7 @@ def change_all(body: schema.ErrorsBody, change: Any, to: Status) -> Response[str
         dry_run=body.dry_run,
         after=read_cursor(cursor_secret(), listing(wanted), body.cursor),
         limit=body.limit,
-        time_left=lambda: timedelta(seconds=left()) > timedelta(seconds=RESERVE),
+        time_left=lambda: left() > RESERVE,
     )
     cursor = write_cursor(cursor_secret(), listing(wanted), selected.next_cursor)
     return json_response(schema.selected_view(selected, dry_run=body.dry_run, next_cursor=cursor))
