@@ -25,7 +25,7 @@ STREAM = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIt
 PERMISSIONS: dict[str, dict[str, set[str]]] = {
     "Authorizer": {
         "AuthorizerLogs": LOGS,
-        "CatalogTable": {"dynamodb:GetItem"},
+        "CatalogTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
     },
     "Catalog": {
         "CatalogLogs": LOGS,
@@ -34,6 +34,7 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
             "dynamodb:BatchGetItem",
             "dynamodb:Query",
             "dynamodb:PutItem",
+            "dynamodb:UpdateItem",
             "dynamodb:DeleteItem",
         },
         "UsageTable": {
@@ -174,13 +175,15 @@ PERMISSIONS: dict[str, dict[str, set[str]]] = {
 """All that each role may do: resource, actions; nothing else is allowed."""
 
 PARTITIONS: dict[tuple[str, ...], list[str]] = {
-    ("Authorizer", "CatalogTable"): ["KEY"],
+    ("Authorizer", "CatalogTable", "dynamodb:GetItem"): ["KEY"],
+    ("Authorizer", "CatalogTable", "dynamodb:UpdateItem"): ["KEY", "KEY#*"],
     ("Catalog", "UsageTable", "dynamodb:GetItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
     ("Catalog", "UsageTable", "dynamodb:BatchGetItem"): ["HEAD#*", "COUNTER#*"],
     ("Catalog", "UsageTable", "dynamodb:Query"): ["SUBSCRIPTION#*", "HEAD#*"],
     ("Catalog", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*"],
     ("Catalog", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
-    ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
+    ("Catalog", "CatalogTable", "dynamodb:UpdateItem"): ["KEY"],
+    ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY", "KEY#*"],
     ("Usage", "UsageTable", "dynamodb:PutItem"): ["HEAD#*", "COUNTER#*", "EVENT#*", "ADJUST#*", "ARCHIVE#*"],
     ("Usage", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
     ("Usage", "UsageTable", "dynamodb:BatchWriteItem"): ["ARCHIVE#*"],
@@ -352,6 +355,17 @@ def test_a_role_is_held_to_the_partitions_of_the_table(resources: Resources, nam
         if place[0] == name
         for action in place[2:] or PERMISSIONS[name][place[1]]
     }
+
+
+def test_the_authorizer_can_change_no_secret_and_no_scope(resources: Resources) -> None:
+    """Of a key it writes when it was used and how often, and its writes show it nothing.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/specifying-conditions.html
+    """
+    [written] = [one for one in statements(resources, "Authorizer") if one["Action"] == ["dynamodb:UpdateItem"]]
+    attributes = ["pk", "sk", "last_used_at", "rate_window", "rate_used"]
+    assert written["Condition"]["ForAllValues:StringEquals"] == {"dynamodb:Attributes": attributes}
+    assert written["Condition"]["StringEqualsIfExists"] == {"dynamodb:ReturnValues": "NONE"}
 
 
 @pytest.mark.parametrize("name", PERMISSIONS)

@@ -8,7 +8,7 @@ documents like all others. A route with no scope must be named open, and nothing
 from typing import Any, Final
 
 from tollgate.kernel.dataclasses import dataclass
-from tollgate.kernel.errors import Forbidden, Unauthenticated, Unavailable
+from tollgate.kernel.errors import Forbidden, TooManyRequests, Unauthenticated, Unavailable
 
 __all__ = ["SECURITY_SCHEME", "Caller", "caller_of", "require"]
 
@@ -29,11 +29,16 @@ def caller_of(event: dict[str, Any]) -> Caller:
 
     Raises:
         Unauthenticated: it vouches for none.
+        TooManyRequests: the key's rate limit is reached.
         Unavailable: it could not find out.
     """
     context = event.get("requestContext", {}).get("authorizer", {}).get("lambda") or {}
     if context.get("unavailable"):
         raise Unavailable("The API keys cannot be read now; send the request again.")
+    if context.get("retry_after"):
+        limit, window, wait = (int(context[name]) for name in ("limit", "window_seconds", "retry_after"))
+        detail = f"The key may make {limit} requests in {window} seconds; its next window begins in {wait}."
+        raise TooManyRequests(detail, policy="key", limit=limit, window_seconds=window, retry_after=wait)
     key_id = context.get("key_id")
     if not key_id:
         raise Unauthenticated("Send a known API key as `Authorization: Bearer <api key>`.")
