@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery bench-keys lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -75,6 +75,10 @@ bench-entitlements:  ## what deciding costs: requests, units, CPU, cold start (A
 bench-recovery:  ## what a failed operation costs: requests and units (ARGS="one sweeps": parts)
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.recovery $(ARGS)
+
+bench-keys:  ## whether the time of an answer tells which key ids there are
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.keys $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from tollgate.catalog.keyring import Held
 from tollgate.catalog.keys import ApiKey
 from tollgate.catalog.life import SUBSCRIBED, Entry, Life, Standing, Who, created
 from tollgate.catalog.model import Customer, Feature, Plan, Snapshot, Subscription
@@ -144,6 +145,11 @@ class MemoryCatalog:
     def key(self, key_id: str) -> ApiKey | None:
         """The key."""
         return self._keys.get(key_id)
+
+    def held(self, key_id: str) -> Held | None:
+        """The hashes of a key's secrets, and the key."""
+        key = self.key(key_id)
+        return Held(key.secret_hash, key.previous_hash, lambda: key) if key else None
 
     def add_key(self, key: ApiKey) -> bool:
         """Write a new key, if its id is free."""

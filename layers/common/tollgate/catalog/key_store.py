@@ -13,6 +13,7 @@ from pynamodb.attributes import ListAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.exceptions import DeleteError, UpdateError
 from pynamodb.expressions.update import Action
 
+from tollgate.catalog.keyring import Held
 from tollgate.catalog.keys import ApiKey, KeyLimit
 from tollgate.kernel.dynamodb import CatalogTable, connect, is_lost_race, list_items, write_all
 from tollgate.kernel.errors import Unavailable
@@ -22,16 +23,6 @@ __all__ = ["DynamoKeys"]
 _REFUSED: Final = "ConditionalCheckFailedException"
 _TIME: Final = "%Y-%m-%dT%H:%M:%S.%f+0000"
 """As PynamoDB writes them; such times are in order as strings."""
-_STAND_IN: Final[dict[str, Any]] = {
-    "pk": {"S": "KEY"},
-    "sk": {"S": "0"},
-    "kind": {"S": "key"},
-    "name": {"S": ""},
-    "scopes": {"L": []},
-    "secret_hash": {"S": ""},
-    "created_at": {"S": "1970-01-01T00:00:00.000000+0000"},
-}
-"""Read in place of a key that is not there, so that an unknown id takes the time of a known one."""
 
 
 class KeyItem(CatalogTable, discriminator="key"):
@@ -61,7 +52,16 @@ class DynamoKeys:
     """The `KeyStore`, `KeyReader` and `KeyWindows` of the deployment."""
 
     def key(self, key_id: str) -> ApiKey | None:
-        """The key, if there is one; whether there is, its time does not tell.
+        """The key, if there is one.
+
+        Raises:
+            Unavailable: the database cannot be read now.
+        """
+        held = self.held(key_id)
+        return held.key() if held else None
+
+    def held(self, key_id: str) -> Held | None:
+        """What there is for an id, if there is anything.
 
         Raises:
             Unavailable: the database cannot be read now.
@@ -74,8 +74,11 @@ class DynamoKeys:
             )
         except (BotoCoreError, ClientError) as error:
             raise Unavailable("The database cannot be read now; send the request again.") from error
-        found = _key(KeyItem.from_raw_data(answer.get("Item") or _STAND_IN))
-        return found if "Item" in answer else None
+        item = answer.get("Item")
+        if item is None:
+            return None
+        previous = item["previous_hash"]["S"] if "previous_hash" in item else None
+        return Held(item["secret_hash"]["S"], previous, lambda: _key(KeyItem.from_raw_data(item)))
 
     def add_key(self, key: ApiKey) -> bool:
         """Write a new key, if its id is free; with the count of its requests, if it has a limit."""

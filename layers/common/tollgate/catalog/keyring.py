@@ -1,15 +1,15 @@
 """Whose key is it, and may it ask again so soon? What the authorizer does with each request.
 
-A known and an unknown id take one path: the same reads, one hash, two comparisons in constant time. What was found is
-remembered by id and secret together, so that neither a guess at a key that is in use nor one at nothing is answered
-from memory the first time, and both are the second time.
+A known and an unknown id take one path: the same reads, one hash, two comparisons in constant time; what is kept of a
+key is looked at when its secret is right. What was found is remembered by id and secret together, so that neither a
+guess at a key that is in use nor one at nothing is answered from memory the first time, and both are the second time.
 """
 
 import hashlib
 import hmac
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Final, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from aws_lambda_powertools.logging import Logger
 from tollgate.catalog.keys import CACHE_SECONDS, ApiKey, hash_of, read_token
 from tollgate.kernel.time import Clock
 
-__all__ = ["USED_RESOLUTION", "KeyLimits", "KeyReader", "KeyRing", "KeyWindows", "bearer"]
+__all__ = ["USED_RESOLUTION", "Held", "KeyLimits", "KeyReader", "KeyRing", "KeyWindows", "bearer"]
 
 USED_RESOLUTION: Final = timedelta(hours=1)
 """How old `last_used_at` may be while a key is in use."""
@@ -26,17 +26,24 @@ USED_RESOLUTION: Final = timedelta(hours=1)
 _MAX_KNOWN: Final = 1_000
 _PATIENCE_SECONDS: Final = 0.5
 _NO_SECRET: Final = hashlib.sha256(b"").hexdigest()
-_NOBODY: Final = ApiKey("", "", (), _NO_SECRET, datetime(1970, 1, 1, tzinfo=UTC))
-"""Stands for the key of an unknown id; no secret that `read_token` reads has this hash."""
+"""Stands for the hash of what is not there; no secret that `read_token` reads has it."""
 
 logger = Logger(child=True)
+
+
+class Held(NamedTuple):
+    """What there is for an id: the hashes that a secret may have, and the key, which is read for those who have one."""
+
+    secret_hash: str
+    previous_hash: str | None
+    key: Callable[[], ApiKey]
 
 
 class KeyReader(Protocol):
     """What finding keys needs of a store."""
 
-    def key(self, key_id: str) -> ApiKey | None:
-        """The key, if there is one."""
+    def held(self, key_id: str) -> Held | None:
+        """What there is for an id, if there is anything."""
 
     def mark_used(self, key_id: str, *, at: datetime, unless_after: datetime) -> None:
         """Write when a key was used, unless it says so of an instant after `unless_after`, or is gone."""
@@ -91,12 +98,12 @@ class KeyRing:
         return found.key
 
     def _read(self, key_id: str, secret_hash: str, now: datetime) -> _Found:
-        read = self._store.key(key_id)
-        record = read or _NOBODY
-        is_present = hmac.compare_digest(secret_hash, record.secret_hash)
-        is_previous = hmac.compare_digest(secret_hash, record.previous_hash or _NO_SECRET)
-        if not (is_present or is_previous):
+        held = self._store.held(key_id)
+        is_present = hmac.compare_digest(secret_hash, held.secret_hash if held else _NO_SECRET)
+        is_previous = hmac.compare_digest(secret_hash, (held and held.previous_hash) or _NO_SECRET)
+        if held is None or not (is_present or is_previous):
             return _Found(now, None, None)
+        record = held.key()
         ends = [end for end in (record.expires_at, None if is_present else record.previous_until) if end is not None]
         found = _Found(now, record, min(ends, default=None))
         if found.until is None or now < found.until:
