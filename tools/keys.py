@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 from pynamodb.exceptions import PynamoDBException
 
-from tools import LOCAL, ToolError
+from tools import LOCAL, ROOT, ToolError
+
+sys.path.insert(0, str(ROOT / "layers/common"))
+
+from tollgate.kernel.errors import TollgateError
 
 if TYPE_CHECKING:
     from tollgate.catalog.keys import KeyStore
@@ -55,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         store = open_keys(stack=options.stack, table=options.table, state=options.state)
         from tollgate.catalog.keys import create_key  # after the environment is set
-        from tollgate.kernel.errors import TollgateError
         from tollgate.kernel.time import system_clock
 
         scopes = tuple(options.scope or ["admin"])

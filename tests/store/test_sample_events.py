@@ -172,6 +172,8 @@ def triggers() -> Iterator[str]:
         if resource["Type"] == "AWS::Serverless::Function":
             for event in resource["Properties"].get("Events", {}).values():
                 yield f"{folder(name)}-{KINDS[event['Type']]}"
+        if resource["Type"] == "AWS::ApiGatewayV2::Integration":
+            yield f"{folder(resource['Properties']['IntegrationUri']['Fn::GetAtt'][0])}-iam"
         for authorizer in resource.get("Properties", {}).get("Auth", {}).get("Authorizers", {}).values():
             yield f"{folder(authorizer['FunctionArn']['Fn::GetAtt'][0])}-api"
 
@@ -206,6 +208,13 @@ def test_usage_counts_a_batch_of_cloud_events(invoke: Invoke) -> None:
     assert body(invoke("usage-api"))["accepted"] == 2
     assert body(invoke("usage-api"))["duplicate"] == 2
     assert used() == 3
+
+
+def test_who_iam_vouches_for_is_served_like_a_key(invoke: Invoke) -> None:
+    """By the same functions, with the same answers."""
+    assert body(invoke("usage-iam"))["accepted"] == 2
+    assert body(invoke("usage-api"))["duplicate"] == 2
+    assert body(invoke("entitlements-iam")) == body(invoke("entitlements-api"))
 
 
 def test_usage_counts_the_events_of_queue_messages(invoke: Invoke) -> None:
