@@ -1,34 +1,36 @@
 """`make admin-key`: the first key of a deployment, in the table that its stack names; on moto."""
 
-import json
 import os
+from types import SimpleNamespace
+from typing import Any
 
-import boto3
 import pytest
+from botocore.exceptions import ClientError
 
+from tests.conftest import TABLES
 from tollgate.catalog.key_store import DynamoKeys
 from tollgate.catalog.keyring import KeyRing
 from tollgate.kernel.time import system_clock
 from tools.keys import main
 
-pytestmark = pytest.mark.usefixtures("tables")
 
+@pytest.fixture(autouse=True)
+def stacks(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - they are made before
+    """CloudFormation knows one stack, whose tables are those of the tests."""
 
-def deploy(name: str) -> None:
-    """A stack with the outputs that the tables of the tests have."""
-    outputs = {
-        f"{one.capitalize()}TableName": os.environ[f"{one.upper()}_TABLE"] for one in ("catalog", "usage", "recovery")
-    }
-    template = {
-        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
-        "Outputs": {key: {"Value": value} for key, value in outputs.items()},
-    }
-    boto3.client("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(template))
+    def describe_stacks(*, StackName: str) -> dict[str, Any]:  # noqa: N803 - boto3's
+        if StackName != "tollgate-prod":
+            error = {"Code": "ValidationError", "Message": f"Stack with id {StackName} does not exist"}
+            raise ClientError({"Error": error}, "DescribeStacks")  # type: ignore[typeddict-item]
+        names = {f"{one.capitalize()}TableName": os.environ[f"{one.upper()}_TABLE"] for one in TABLES}
+        return {"Stacks": [{"Outputs": [{"OutputKey": key, "OutputValue": name} for key, name in names.items()]}]}
+
+    made = {"cloudformation": SimpleNamespace(describe_stacks=describe_stacks)}
+    monkeypatch.setattr("tools.stores.boto3.client", made.__getitem__)
 
 
 def test_an_admin_key_is_made_in_the_table_of_a_stack(capsys: pytest.CaptureFixture[str]) -> None:
     """The secret alone is on standard output, and works."""
-    deploy("tollgate-prod")
     assert main(["--stack", "tollgate-prod"]) == 0
     written = capsys.readouterr()
     found = KeyRing(DynamoKeys(), system_clock).find(f"Bearer {written.out.strip()}")

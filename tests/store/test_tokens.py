@@ -21,7 +21,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from tests.store.test_authorizer import authorizer, recorded, said
 from tests.unit.fakes_recovery import Clock
 from tollgate.api.auth import caller_of
-from tollgate.catalog.tokens import KEEP, LEEWAY, MAX_STALE, REFETCH, Issuer
+from tollgate.catalog.tokens import ALGORITHMS, KEEP, LEEWAY, MAX_STALE, REFETCH, Issuer
 from tollgate.kernel.errors import Unauthenticated, Unavailable
 
 AUDIENCE = "https://tollgate.example"
@@ -122,11 +122,11 @@ def claims_of(token: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("key", "algorithm"),
     [
-        *((RSA["one"], name) for name in ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")),
+        *((RSA["one"], name) for name in ALGORITHMS["RSA"]),
         (EC, "ES256"),
         (ED, "EdDSA"),
     ],
-    ids=str,
+    ids=[*ALGORITHMS["RSA"], "ES256", "EdDSA"],
 )
 def test_a_token_of_the_issuer_is_known(local: LocalIssuer, issuer: Issuer, key: Any, algorithm: str) -> None:
     """With its scopes that are ours, whatever others it has."""
@@ -246,6 +246,7 @@ def test_a_public_key_is_no_shared_secret(local: LocalIssuer, issuer: Issuer) ->
         (EC, "one", "ES256"),
         (RSA["weak"], "weak", "RS256"),
     ],
+    ids=["not published", "without a name", "of another kind", "too short"],
 )
 def test_another_key_is_refused(local: LocalIssuer, issuer: Issuer, key: Any, kid: str | None, algorithm: str) -> None:
     """One that is not published, one of no name, of another kind, and one that is too short to trust."""
@@ -361,6 +362,7 @@ def test_known_keys_are_used_for_a_day_while_the_issuer_is_down(
         ("/realms/a/keys", b"\xff"),
         ("/realms/a/keys", b'"' + b"x" * 300_000 + b'"'),
     ],
+    ids=["of another", "empty", "no object", "no JSON", "no text", "endless"],
 )
 def test_what_an_issuer_should_not_answer_is_a_503(
     local: LocalIssuer, issuer: Issuer, path: str, document: Any
