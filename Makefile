@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint audit licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -82,6 +82,21 @@ lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(IN)ruff format --check
 	$(IN)mypy
 	$(SAM) validate --lint
+
+audit:  ## checkov on the template, known vulnerabilities of all that is pinned (ARGS=--allow-unanswered: where no service answers)
+	$(BOOTSTRAP) dev checkov audit
+	@.local/venv/checkov/bin/checkov --config-file .checkov.yaml
+	$(IN)python -m tools.audit $(ARGS)
+
+licences:  ## write docs/licences.md from what ships
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.licences
+
+sbom:  ## what the layers ship, with versions and hashes, as CycloneDX: .local/sbom.json
+	$(BOOTSTRAP) dev audit
+	@cat layers/common/requirements.txt layers/common/stripe.txt | PYTHONWARNINGS=ignore .local/venv/audit/bin/cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible --output-format JSON --output-file .local/sbom.json -
+	@echo "the layers' packages are in .local/sbom.json"
 
 validate:  ## the template alone
 	$(BOOTSTRAP) dev sam
