@@ -64,10 +64,10 @@ def aws_arguments(endpoint_url: str) -> dict[str, Any]:
     }
 
 
-def build(folder: Path) -> Path:
-    """Build the template into the folder for this machine's Python and CPU; return the built template.
+def build(folder: Path, template: Path = TEMPLATE) -> Path:
+    """Build a template into the folder for this machine's Python and CPU; return the built template.
 
-    The layer is built again only if its source has changed. Two processes must not share a folder.
+    The layer is built again only if its source has changed. Two processes must not share a folder, nor two templates.
 
     Raises:
         ToolError: sam is missing or the build fails.
@@ -77,7 +77,7 @@ def build(folder: Path) -> Path:
     arguments = ["--cached", "--build-dir", str(folder / "build"), "--cache-dir", str(folder / "cache")]
     python_version = _python_runtime().removeprefix("python")
     _sam(
-        ["build", "--template-file", str(TEMPLATE), *arguments, *_parameters()],
+        ["build", "--template-file", str(template), *arguments, *_parameters()],
         _build_environment(python_version, "host"),
         folder,
     )
