@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -64,10 +65,12 @@ def aws_arguments(endpoint_url: str) -> dict[str, Any]:
     }
 
 
-def build(folder: Path) -> Path:
-    """Build the template into the folder for this machine's Python and CPU; return the built template.
+@functools.cache
+def build(folder: Path, template: Path = TEMPLATE) -> Path:
+    """Build a template into the folder for this machine's Python and CPU; return the built template.
 
-    The layer is built again only if its source has changed. Two processes must not share a folder.
+    A process builds it once, and a layer only if its source has changed since the one before. Two processes must not
+    share a folder, nor two templates.
 
     Raises:
         ToolError: sam is missing or the build fails.
@@ -77,7 +80,7 @@ def build(folder: Path) -> Path:
     arguments = ["--cached", "--build-dir", str(folder / "build"), "--cache-dir", str(folder / "cache")]
     python_version = _python_runtime().removeprefix("python")
     _sam(
-        ["build", "--template-file", str(TEMPLATE), *arguments, *_parameters()],
+        ["build", "--template-file", str(template), *arguments, *_parameters()],
         _build_environment(python_version, "host"),
         folder,
     )

@@ -7,6 +7,7 @@ notices that its standard input has closed, and ends the session itself.
 
 import contextlib
 import decimal
+import hashlib
 import importlib
 import os
 import runpy
@@ -19,8 +20,10 @@ import tempfile
 import threading
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tools import LOCAL, ROOT, ToolError
 
@@ -200,6 +203,7 @@ def serve() -> None:
     decimal.getcontext().prec = DYNAMODB_DIGITS
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _collect_logs_later()
+    _unpack_layers_once()
     runpy.run_module("ministack", run_name="__main__")
 
 
@@ -211,6 +215,28 @@ def _collect_logs_later() -> None:
     """
     worker = importlib.import_module("ministack.core.lambda_runtime").Worker  # only the server's environment has it
     worker._drain_stderr_bounded.__defaults__ = (0.002, 0.001, 0.25)  # noqa: SLF001 - there is no setting for it
+
+
+def _unpack_layers_once() -> None:
+    """Have the workers of all functions share a layer's files.
+
+    MiniStack unpacks the 44 MB of a layer for each worker it starts, and removes them with it.
+    """
+    unpack, guard = zipfile.ZipFile.extractall, threading.Lock()
+
+    def extractall(archive: zipfile.ZipFile, path: str, *arguments: Any) -> None:
+        if not Path(path).name.startswith("layer_"):
+            unpack(archive, path, *arguments)
+            return
+        digest = hashlib.sha256(Path(str(archive.filename)).read_bytes()).hexdigest()
+        shared = Path.cwd() / "layers" / digest
+        with guard:
+            if not shared.exists():
+                unpack(archive, shared)
+        for each in shared.iterdir():
+            (Path(path) / each.name).symlink_to(each)
+
+    zipfile.ZipFile.extractall = extractall  # type: ignore[assignment,method-assign]
 
 
 def _end_with_parent() -> None:
