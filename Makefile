@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint audit licences sbom validate format build clean
+.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,6 +26,10 @@ demo:  ## the same, but it ends when the demonstration has been shown
 replay:  ## all events of the demonstration once more into the running stack: 100% duplicates
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.demo
+
+admin-key:  ## an API key with the scope admin, shown once (ARGS="--stack tollgate-prod": of a stack on AWS; --scope, --name)
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.keys $(ARGS)
 
 redrive:  ## dead messages of events back to be counted, of alerts to be told (ARGS="--stack tollgate-prod": of a stack on AWS)
 	$(BOOTSTRAP) dev
@@ -75,6 +79,10 @@ bench-entitlements:  ## what deciding costs: requests, units, CPU, cold start (A
 bench-recovery:  ## what a failed operation costs: requests and units (ARGS="one sweeps": parts)
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.recovery $(ARGS)
+
+bench-keys:  ## whether the time of an answer tells which key ids there are
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.keys $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam

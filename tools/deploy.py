@@ -37,7 +37,7 @@ __all__ = [
 STACK_NAME = "tollgate-dev"
 TEMPLATE = ROOT / "template.yaml"
 BUCKET = "tollgate-artifacts"
-LAYERS = ("CommonLayer", "StripeLayer")
+LAYERS = ("CommonLayer", "StripeLayer", "OidcLayer")
 LAYER_LIMIT = 12 << 20  # bytes, zipped: more makes cold starts slower
 SHOWN_LINES = 30
 

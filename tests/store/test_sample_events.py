@@ -19,7 +19,7 @@ from tests.conftest import ROOT, TABLES, template
 from tollgate.billing.invoice_store import DynamoInvoices
 from tollgate.catalog import service
 from tollgate.catalog.deliveries import EventBus
-from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.keys import ApiKey, KeyLimit
 from tollgate.catalog.model import BillingPeriod, Customer, Feature, FeatureType, Overage, Plan, PlanFeature, Quota
 from tollgate.catalog.periods import Interval
 from tollgate.catalog.store import DynamoCatalog
@@ -64,7 +64,8 @@ def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
     boto3.client("sqs").create_queue(QueueName="billing")
     secret = sample("authorizer-api")["headers"]["authorization"].rpartition("_")[2]
     hashed = hashlib.sha256(secret.encode()).hexdigest()
-    catalog.add_key(ApiKey("0123456789abcdef", "sample", ("usage:read", "entitlements:read"), hashed, SINCE))
+    scopes, limit = ("usage:read", "entitlements:read"), KeyLimit(100, 60)
+    catalog.add_key(ApiKey("0123456789abcdef", "sample", scopes, hashed, SINCE, rate_limit=limit))
     record_error(
         DynamoRecovery(), error_type=ErrorType.STATE_TRANSITION_ERROR, operation="collect", arguments={},
         customer="acme", subscription=None, context={}, error="failed", clock=lambda: SINCE, id="err_1",
@@ -112,6 +113,14 @@ WRITES: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "/v1/subscriptions/sub-2/resume", {"reason": "they came back"}),
         ("GET", "/v1/subscriptions/sub-2/history", {}),
         ("POST", "/v1/subscriptions/sub-2/cancel", {"when": "now"}),
+        (
+            "POST",
+            "/v1/api-keys",
+            {"name": "new", "scopes": ["admin"], "rate_limit": {"limit": 9, "window_seconds": 60}},
+        ),
+        ("POST", "/v1/api-keys/0123456789abcdef/rotate", {"overlap_seconds": 60}),
+        ("GET", "/v1/api-keys", {}),
+        ("DELETE", "/v1/api-keys/0123456789abcdef", {}),
     ],
 }
 """Requests of the API, by the sample whose envelope they come in."""
@@ -163,6 +172,8 @@ def triggers() -> Iterator[str]:
         if resource["Type"] == "AWS::Serverless::Function":
             for event in resource["Properties"].get("Events", {}).values():
                 yield f"{folder(name)}-{KINDS[event['Type']]}"
+        if resource["Type"] == "AWS::ApiGatewayV2::Integration":
+            yield f"{folder(resource['Properties']['IntegrationUri']['Fn::GetAtt'][0])}-iam"
         for authorizer in resource.get("Properties", {}).get("Auth", {}).get("Authorizers", {}).values():
             yield f"{folder(authorizer['FunctionArn']['Fn::GetAtt'][0])}-api"
 
@@ -197,6 +208,13 @@ def test_usage_counts_a_batch_of_cloud_events(invoke: Invoke) -> None:
     assert body(invoke("usage-api"))["accepted"] == 2
     assert body(invoke("usage-api"))["duplicate"] == 2
     assert used() == 3
+
+
+def test_who_iam_vouches_for_is_served_like_a_key(invoke: Invoke) -> None:
+    """By the same functions, with the same answers."""
+    assert body(invoke("usage-iam"))["accepted"] == 2
+    assert body(invoke("usage-api"))["duplicate"] == 2
+    assert body(invoke("entitlements-iam")) == body(invoke("entitlements-api"))
 
 
 def test_usage_counts_the_events_of_queue_messages(invoke: Invoke) -> None:
