@@ -135,9 +135,7 @@ def test_the_authorizer_can_change_no_secret_and_no_scope(resources: Resources) 
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/specifying-conditions.html
     """
-    [written] = [
-        one for one in statements(resources, "AuthorizerRole") if one["Action"] == ["dynamodb:UpdateItem"]
-    ]
+    [written] = [one for one in statements(resources, "AuthorizerRole") if one["Action"] == ["dynamodb:UpdateItem"]]
     attributes = ["pk", "sk", "last_used_at", "rate_window", "rate_used"]
     assert written["Condition"]["ForAllValues:StringEquals"] == {"dynamodb:Attributes": attributes}
     assert written["Condition"]["StringEqualsIfExists"] == {"dynamodb:ReturnValues": "NONE"}
