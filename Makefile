@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi test test-samlocal faults bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
+.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi examples publish-openapi test test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,6 +51,15 @@ openapi:  ## write openapi.json from the routes
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.openapi
 
+examples:  ## tell the story of docs/examples.json anew, and write openapi.json with it
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m tests.fuzz.story
+	$(IN)python -m tools.openapi
+
+publish-openapi:  ## with a release: openapi.json is what later ones must not break (refused if it breaks the one before)
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.breaking --publish
+
 test:  ## all tests; ARGS="tests/unit -k tiers" goes to pytest instead
 	$(BOOTSTRAP) dev ministack sam
 ifdef ARGS
@@ -71,6 +80,10 @@ ifdef SEED
 else
 	$(SEEDED)pytest -n 2 tests/faults
 endif
+
+fuzz:  ## every route, by openapi.json and by hand: CASES=20000 requests or more, from SEED=1 on (OPERATIONS: a regular expression)
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m tests.fuzz
 
 bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)
 	$(BOOTSTRAP) dev
