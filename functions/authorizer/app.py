@@ -32,8 +32,10 @@ limits = KeyLimits(store, system_clock)
 
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Entry point of the Lambda function: a simple response of payload format 2.0."""
+    headers = event.get("headers", {})
     try:
-        context = caller(event.get("headers", {}).get("authorization"))
+        # API Gateway writes the names of headers in lower case, `sam local start-api` as it pleases.
+        context = caller(headers.get("authorization") or headers.get("Authorization"))
     except Unavailable:
         logger.exception("who sent the request could not be found out")
         context = {"unavailable": "true"}

@@ -22,6 +22,7 @@ from tollgate.kernel.time import system_clock
 pytestmark = pytest.mark.usefixtures("tables")
 
 HOUR = 3_600
+HEADER_NAMES = ("authorization", "Authorization")
 
 
 def authorizer() -> ModuleType:
@@ -175,7 +176,7 @@ def test_the_authorizer_writes_the_attributes_that_its_role_may(monkeypatch: pyt
         statement["Condition"]["ForAllValues:StringEquals"]["dynamodb:Attributes"]
         for policy in policies
         for statement in policy["PolicyDocument"]["Statement"]
-        if statement["Action"] == ["dynamodb:UpdateItem"]
+        if statement.get("Action") == ["dynamodb:UpdateItem"]
     ]
     _, secret = made(rate_limit=KeyLimit(2, HOUR))
     calls = recorded(monkeypatch)
@@ -191,3 +192,10 @@ def test_the_authorizer_writes_the_attributes_that_its_role_may(monkeypatch: pyt
         assert named | set(update["Key"]) <= set(allowed)
         assert "ReturnValues" not in update
         assert "ReturnValuesOnConditionCheckFailure" not in update
+
+
+def test_the_name_of_the_header_may_have_capitals() -> None:
+    """API Gateway writes it in lower case; sam's local API does not."""
+    _, secret = made()
+    answers = [authorizer().handler({"headers": {name: f"Bearer {secret}"}}, None) for name in HEADER_NAMES]
+    assert [answer["context"].get("scopes") for answer in answers] == ["usage:read", "usage:read"]

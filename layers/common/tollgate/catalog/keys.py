@@ -24,10 +24,10 @@ __all__ = [
     "CACHE_SECONDS",
     "DEFAULT_OVERLAP_SECONDS",
     "KEY_PATTERN",
+    "MAX_KEY_WINDOW_SECONDS",
     "MAX_LIFETIME",
     "MAX_OVERLAP_SECONDS",
     "MAX_RATE",
-    "MAX_WINDOW_SECONDS",
     "SCOPES",
     "ApiKey",
     "KeyLimit",
@@ -66,7 +66,7 @@ MAX_LIFETIME: Final = timedelta(days=3653)
 DEFAULT_OVERLAP_SECONDS: Final = 86_400
 MAX_OVERLAP_SECONDS: Final = 30 * 86_400
 MAX_RATE: Final = 1_000_000_000
-MAX_WINDOW_SECONDS: Final = 86_400
+MAX_KEY_WINDOW_SECONDS: Final = 86_400
 
 _DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SECRET_DIGITS: Final = 43
@@ -240,8 +240,8 @@ def _check(scopes: tuple[str, ...], expires_at: datetime | None, rate_limit: Key
         faults.append(FieldError("/expires_at", f"must be in the future, and at most {MAX_LIFETIME.days} days ahead"))
     if rate_limit is not None and not 1 <= rate_limit.limit <= MAX_RATE:
         faults.append(FieldError("/rate_limit/limit", f"must be from 1 to {MAX_RATE}"))
-    if rate_limit is not None and not 1 <= rate_limit.window_seconds <= MAX_WINDOW_SECONDS:
-        faults.append(FieldError("/rate_limit/window_seconds", f"must be from 1 to {MAX_WINDOW_SECONDS}"))
+    if rate_limit is not None and not 1 <= rate_limit.window_seconds <= MAX_KEY_WINDOW_SECONDS:
+        faults.append(FieldError("/rate_limit/window_seconds", f"must be from 1 to {MAX_KEY_WINDOW_SECONDS}"))
     if faults:
         raise InvalidInput(faults)
 

@@ -8,15 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tollgate.catalog.keys import (
     DEFAULT_OVERLAP_SECONDS,
+    MAX_KEY_WINDOW_SECONDS,
     MAX_OVERLAP_SECONDS,
     MAX_RATE,
-    MAX_WINDOW_SECONDS,
     ApiKey,
     KeyLimit,
     Scope,
 )
 from tollgate.catalog.life import Action, When
 from tollgate.catalog.model import (
+    MAX_WINDOW_SECONDS,
     AfterGrace,
     Aggregation,
     BillingPeriod,
@@ -45,7 +46,7 @@ from tollgate.catalog.snapshots import MAX_SHARDS, MAX_THRESHOLDS
 from tollgate.catalog.webhooks import EventType, Webhook
 from tollgate.kernel.errors import FieldError
 from tollgate.kernel.money import ZERO
-from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
+from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp, UnsignedDecimal
 from tollgate.kernel.time import format_time
 from tollgate.pricing.schema import PriceBody, to_price
 
@@ -90,7 +91,10 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    # What is always answered is `required` in the schema of an answer, though it need not be sent.
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class FeatureBody(_Body):
@@ -130,15 +134,15 @@ class BillingPeriodBody(_Body):
 class QuotaBody(_Body):
     """A limit per billing period."""
 
-    limit: DecimalString
+    limit: UnsignedDecimal
     overage: Overage = Overage.BLOCK
 
 
 class RateBody(_Body):
     """A limit per time window."""
 
-    limit: DecimalString
-    window_seconds: int = Field(strict=True)
+    limit: UnsignedDecimal
+    window_seconds: int = Field(ge=1, le=MAX_WINDOW_SECONDS, strict=True)
     algorithm: RateAlgorithm = RateAlgorithm.FIXED
 
 
@@ -168,7 +172,7 @@ class PlanBody(_Body):
     name: Name
     currency: CurrencyCode
     billing_period: BillingPeriodBody
-    base_price: DecimalString = ZERO
+    base_price: UnsignedDecimal = ZERO
     trial_days: int = Field(default=0, ge=0, le=3650, strict=True)
     grace_days: int = Field(default=0, ge=0, le=3650, strict=True)
     """For how long a subscription whose invoice could not be collected still grants what the plan does."""
@@ -434,8 +438,10 @@ def override_view(customer: str, feature: str, override: Override) -> dict[str, 
 class ThresholdBody(_Body):
     """Usage worth an alert: a percentage of the quota, or a quantity; exactly one of them."""
 
-    percent: DecimalString | None = None
-    quantity: DecimalString | None = None
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    percent: UnsignedDecimal | None = None
+    quantity: UnsignedDecimal | None = None
 
     def to_threshold(self) -> Threshold:
         """The threshold."""
@@ -464,7 +470,7 @@ class KeyLimitBody(_Body):
     """At most so many requests of a key in each window, over all its callers."""
 
     limit: int = Field(ge=1, le=MAX_RATE, strict=True)
-    window_seconds: int = Field(ge=1, le=MAX_WINDOW_SECONDS, strict=True)
+    window_seconds: int = Field(ge=1, le=MAX_KEY_WINDOW_SECONDS, strict=True)
 
 
 class ApiKeyBody(_Body):
