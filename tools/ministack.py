@@ -22,11 +22,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tools import LOCAL, ROOT, ToolError
+from tools import LOCAL, ROOT, ToolError, permissions
 
 __all__ = [
     "DEFAULT_PORT",
     "REGION",
+    "USED",
     "aws_environment",
     "ministack",
     "port_from_environment",
@@ -40,7 +41,8 @@ HOST = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
 DYNAMODB_DIGITS = 38
-SERVER = f"import sys; sys.path.append({str(ROOT)!r}); from tools.ministack import serve; serve()"
+SERVER = f"import sys; sys.path.append({str(ROOT)!r}); from tools.ministack import serve; serve(%r)"
+USED = "permissions.jsonl"
 
 
 def port_from_environment() -> int:
@@ -81,7 +83,8 @@ def aws_environment(endpoint_url: str | None = None) -> dict[str, str]:
 def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log") -> Iterator[str]:
     """Run MiniStack on the port (0 takes a free one), and give its URL once it answers.
 
-    What it prints goes to the log, whose folder exists.
+    What it prints goes to the log, whose folder exists. It holds functions to their roles; what these have used is in
+    `permissions.jsonl` beside the log.
 
     Raises:
         ToolError: the environment is missing, the port is busy, or it does not start.
@@ -96,7 +99,7 @@ def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log") -> 
     try:
         with log.open("wb") as output:
             server = subprocess.Popen(
-                [python, "-P", "-c", SERVER],
+                [python, "-P", "-c", SERVER % str(log.with_name(USED).resolve())],
                 cwd=scratch,
                 env=_server_environment(port, scratch),
                 stdin=subprocess.PIPE,
@@ -137,6 +140,7 @@ def _server_environment(port: int, scratch: Path) -> Mapping[str, str]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AUTH": "true",  # its IAM is asked
         "BIND_HOST": HOST,
         "DOCKER_HOST": f"unix://{scratch}/no-docker",  # it looks for one at start and at each stop
         "GATEWAY_PORT": str(port),
@@ -192,14 +196,15 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.stdin.close()
 
 
-def serve() -> None:
-    """Be the server: MiniStack's own Python calls this."""
+def serve(used: str) -> None:
+    """Be the server: MiniStack's own Python calls this. What roles use goes to the file `used`."""
     sys.path.remove(str(ROOT))
     # DynamoDB counts with 38 digits, MiniStack with the 28 of Python's default; new threads copy the default.
     decimal.DefaultContext.prec = DYNAMODB_DIGITS
     decimal.getcontext().prec = DYNAMODB_DIGITS
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _collect_logs_later()
+    permissions.complete(Path(used))
     runpy.run_module("ministack", run_name="__main__")
 
 
