@@ -56,6 +56,8 @@ def _decide(value: Any, conditions: dict[str, bool]) -> Any:
     match value:
         case {"Fn::If": [str(name), so, otherwise]} if name in conditions:
             return _decide(so if conditions[name] else otherwise, conditions)
+        case {"Fn::If": [str(name), so, otherwise]}:
+            return {"Fn::If": [name, _decide(so, conditions), _decide(otherwise, conditions)]}
         case dict():
             parts = {key: _decide(part, conditions) for key, part in value.items()}
             return {key: part for key, part in parts.items() if part != _NOTHING}

@@ -110,6 +110,13 @@ def only(statement: dict[str, Any]) -> frozenset[str]:
             return frozenset()
         case {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(keys), **more}, **others} if not more | others:
             return frozenset(keys)
+        case {
+            "ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(keys)},
+            "ForAllValues:StringEquals": {"dynamodb:Attributes": list(attributes)},
+            "StringEqualsIfExists": {"dynamodb:ReturnValues": "NONE"},
+            **others,
+        } if not others:
+            return frozenset(keys + attributes)
         case {"StringEquals": {"cloudwatch:namespace": str(namespace), **more}, **others} if not more | others:
             return frozenset({namespace})
     raise AssertionError(statement)
@@ -121,6 +128,17 @@ def test_the_roles_allow_what_the_page_says_and_nothing_else(resources: Resource
     assert sorted(set(template) - set(page)) == [], "the template allows more than docs/security.md says"
     assert sorted(set(page) - set(template)) == [], "docs/security.md says more than the template allows"
     assert len(page) == len(set(page)), "the page says something twice"
+
+
+def test_the_authorizer_can_change_no_secret_and_no_scope(resources: Resources) -> None:
+    """Of a key it writes when it was used and how often, and its writes show it nothing.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/specifying-conditions.html
+    """
+    [written] = [one for one in statements(resources, "AuthorizerRole") if one["Action"] == ["dynamodb:UpdateItem"]]
+    attributes = ["pk", "sk", "last_used_at", "rate_window", "rate_used"]
+    assert written["Condition"]["ForAllValues:StringEquals"] == {"dynamodb:Attributes": attributes}
+    assert written["Condition"]["StringEqualsIfExists"] == {"dynamodb:ReturnValues": "NONE"}
 
 
 def test_a_key_of_the_customer_changes_nothing_else_that_roles_may_do(
@@ -213,7 +231,7 @@ def callers(resources: Resources) -> set[tuple[str, str, str, str]]:
                 assert shown(statement["Resource"]) == shown(on)
                 found.add((shown(on), statement["Principal"]["Service"], statement["Action"], behalf(statement)))
     for permission in of_type(resources, "AWS::Lambda::Permission").values():
-        source = re.findall(r"\b(HttpApi|\w+Topic)\b", json.dumps(permission["SourceArn"]))
+        source = re.findall(r"\b(HttpApi|IamApi|\w+Topic)\b", json.dumps(permission["SourceArn"]))
         [behalf_of] = set(source)
         found.add((shown(permission["FunctionName"]), permission["Principal"], permission["Action"], behalf_of))
     return found
@@ -244,6 +262,8 @@ def test_nothing_but_the_api_can_be_called_from_outside(resources: Resources) ->
     """No function URL, no bucket, no other API; a new kind of resource has to be looked at here."""
     assert {one["Type"] for one in resources.values()} == {
         "AWS::ApiGatewayV2::Api",
+        "AWS::ApiGatewayV2::Integration",
+        "AWS::ApiGatewayV2::Route",
         "AWS::ApiGatewayV2::Stage",
         "AWS::CloudWatch::Alarm",
         "AWS::CloudWatch::Dashboard",
@@ -264,7 +284,7 @@ def test_nothing_but_the_api_can_be_called_from_outside(resources: Resources) ->
         "AWS::SQS::QueuePolicy",
         "AWS::Scheduler::Schedule",
     }
-    assert len(of_type(resources, "AWS::ApiGatewayV2::Api")) == 1
+    assert set(of_type(resources, "AWS::ApiGatewayV2::Api")) == {"HttpApi", "IamApi"}
     assert not [name for name, one in of_type(resources, "AWS::DynamoDB::Table").items() if "ResourcePolicy" in one]
 
 
@@ -355,7 +375,8 @@ def key_uses(resources: Resources, role: str) -> set[tuple[str, str]]:
 
 def test_the_key_policy_of_the_page_serves_the_services_that_act_in_no_role() -> None:
     """Each under a condition; all else is left to the policies of the account."""
-    [text] = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    section = PAGE.partition("\n## Encryption\n")[2].partition("\n## ")[0]
+    [text] = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
     account, *services = json.loads(text)["Statement"]
     assert account["Principal"] == {"AWS": "arn:aws:iam::111122223333:root"}
     principals = {one["Principal"]["Service"]: one for one in services}
@@ -381,23 +402,22 @@ def test_every_log_group_forgets(resources: Resources) -> None:
 
 def test_the_api_is_held_to_a_rate_and_logs_who_called(translated: dict[str, Any], resources: Resources) -> None:
     """The numbers are the page's; a line of the log has neither addresses nor keys."""
-    [stage] = of_type(resources, "AWS::ApiGatewayV2::Stage").values()
-    assert stage["DefaultRouteSettings"] == {
-        "ThrottlingRateLimit": {"Ref": "ApiRateLimit"},
-        "ThrottlingBurstLimit": {"Ref": "ApiBurstLimit"},
-    }
     for parameter in ("ApiRateLimit", "ApiBurstLimit"):
         default = translated["Parameters"][parameter]["Default"]
         assert re.search(rf"`{parameter}` [a-z ]+\({default:,}\)", PAGE)
-    assert shown(stage["AccessLogSettings"]["DestinationArn"]) == "ApiLogs"
-    logged = json.loads(stage["AccessLogSettings"]["Format"])
-    assert set(logged) == {"requestId", "routeKey", "status", "key", "latency", "error"}
+    for stage in of_type(resources, "AWS::ApiGatewayV2::Stage").values():
+        assert stage["DefaultRouteSettings"] == {
+            "ThrottlingRateLimit": {"Ref": "ApiRateLimit"},
+            "ThrottlingBurstLimit": {"Ref": "ApiBurstLimit"},
+        }
+        assert shown(stage["AccessLogSettings"]["DestinationArn"]) == "ApiLogs"
+        logged = json.loads(stage["AccessLogSettings"]["Format"])
+        assert set(logged) == {"requestId", "routeKey", "status", "key", "latency", "error"}
 
 
 def test_no_page_of_another_site_can_use_the_api(resources: Resources) -> None:
     """CORS is off."""
-    [api] = of_type(resources, "AWS::ApiGatewayV2::Api").values()
-    assert "cors" not in json.dumps(api).lower()
+    assert "cors" not in json.dumps(of_type(resources, "AWS::ApiGatewayV2::Api")).lower()
 
 
 # Secrets of Stripe

@@ -77,10 +77,18 @@ def test_a_function_writes_json_logs_to_a_group_of_its_own_that_does_not_grow_fo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resources: Resources, name: str) -> None:
-    """The layers are built for one Python and one CPU, which all functions share; who charges has Stripe's besides."""
+    """The layers are built for one Python and one CPU, which all functions share.
+
+    Who charges has Stripe's besides, and the authorizer, where there is an issuer, what verifies its tokens.
+    """
     function = resources[f"{name}Function"]["Properties"]
-    common, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
-    assert function["Layers"] == [{"Ref": common}, *([{"Ref": stripe}] if name in CHARGING else [])]
+    common, oidc, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
+    more: list[Any] = [{"Ref": stripe}] if name in CHARGING else []
+    if name == "Authorizer":
+        more = [{"Fn::If": ["HasOidcIssuer", {"Ref": oidc}, {"Ref": "AWS::NoValue"}]}]
+    assert function["Layers"] == [{"Ref": common}, *more]
+    assert [layer for layer in (common, oidc, stripe) if "Condition" in resources[layer]] == [oidc]
+    assert resources[oidc]["Condition"] == "HasOidcIssuer"
     assert function["Runtime"] == {"Ref": "PythonRuntime"}
     assert function["Architectures"] == [{"Ref": "Architecture"}]
     assert function["Handler"] == "app.handler"
@@ -432,6 +440,58 @@ def test_api_gateway_may_invoke_the_authorizer_and_every_function_with_a_route(r
     assert invoked == expected | {json.dumps(arn("AuthorizerFunction"))}
 
 
+IAM_ROUTES = {
+    "UsageFunction": {"/v1/events", "/v1/customers/{customer}/usage", "/v1/customers/{customer}/events"},
+    "EntitlementsFunction": {
+        "/v1/customers/{customer}/entitlements",
+        "/v1/customers/{customer}/entitlements/{feature}",
+        "/v1/customers/{customer}/entitlements/{feature}/consume",
+        "/v1/customers/{customer}/entitlements/consume",
+        "/v1/reservations",
+        "/v1/reservations/{reservation}/commit",
+        "/v1/reservations/{reservation}/release",
+    },
+}
+"""What callers inside AWS reach, by IAM."""
+
+
+def test_iam_holds_every_route_of_the_second_api(resources: Resources) -> None:
+    """Each goes to the function that answers it on the first one too."""
+    found: dict[str, set[str]] = {}
+    for route in of_type(resources, "AWS::ApiGatewayV2::Route").values():
+        assert route["AuthorizationType"] == "AWS_IAM"
+        assert route["ApiId"] == {"Ref": "IamApi"}
+        [integration] = re.findall(r"\{(\w+)\}", route["Target"]["Fn::Sub"])
+        [function, _] = resources[integration]["Properties"]["IntegrationUri"]["Fn::GetAtt"]
+        method, path = route["RouteKey"].split(" ")
+        found.setdefault(function, set()).add(path)
+        assert method == "ANY"
+        assert reached(routes(resources), "POST", re.sub(r"\{\w+\}", "a", path)) == function
+    assert found == IAM_ROUTES
+
+
+def test_the_second_api_is_there_where_it_is_wanted_and_apart_from_the_first(
+    translated: dict[str, Any], resources: Resources
+) -> None:
+    """All that it consists of; and API Gateway may invoke its functions for it alone."""
+    assert translated["Parameters"]["IamCallers"]["Default"] == "false"
+    assert translated["Conditions"]["TakesIamCallers"] == {"Fn::Equals": [{"Ref": "IamCallers"}, "true"]}
+    parts = {name: one for name, one in resources.items() if name.startswith("Iam")}
+    assert all(one["Condition"] == "TakesIamCallers" for one in parts.values())
+    assert translated["Outputs"]["IamApiUrl"]["Condition"] == "TakesIamCallers"
+    assert {one["Type"].rpartition("::")[2] for one in parts.values()} == {
+        "Api",
+        "Stage",
+        "Integration",
+        "Route",
+        "Permission",
+    }
+    for one in parts.values():
+        if one["Type"] == "AWS::Lambda::Permission":
+            assert one["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${IamApi}/*")
+    assert "IamApi" not in json.dumps(resources["HttpApi"])
+
+
 def declared() -> list[tuple[str, str, str]]:
     """Function, method and path of all routes that the functions declare with `@app.endpoint(method, path)`."""
     return [
@@ -505,11 +565,33 @@ def vagueness(key: str) -> tuple[int, list[int], bool]:
         ("LogRetentionDays", 30),
         ("ArchiveDays", 400),
         ("Seller", ""),
+        ("OidcIssuer", ""),
+        ("OidcAudience", ""),
     ],
 )
 def test_a_deployment_needs_no_parameters(translated: dict[str, Any], parameter: str, default: object) -> None:
     """arm64 costs less for the same work."""
     assert translated["Parameters"][parameter]["Default"] == default
+
+
+@pytest.mark.parametrize(
+    ("url", "is_taken"),
+    [
+        ("", True),
+        ("https://login.example/realms/a", True),
+        ("http://127.0.0.1:8080/realms/a", True),
+        ("http://localhost", True),
+        ("http://login.example", False),
+        ("http://localhost.example", False),
+        ("ftp://login.example", False),
+        ("login.example", False),
+    ],
+)
+def test_an_issuer_is_named_by_an_https_url(translated: dict[str, Any], url: str, is_taken: bool) -> None:
+    """But for loopback; and never without the audience that its tokens are for."""
+    assert (re.fullmatch(translated["Parameters"]["OidcIssuer"]["AllowedPattern"], url) is not None) == is_taken
+    [assertion] = translated["Rules"]["OidcIssuerNeedsAudience"]["Assertions"]
+    assert assertion["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "OidcAudience"}, ""]}]}
 
 
 def test_every_parameter_has_a_default(translated: dict[str, Any]) -> None:
