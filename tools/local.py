@@ -88,7 +88,7 @@ def local_stack(
     build_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as running:
         with step("start MiniStack"):
-            endpoint_url = running.enter_context(ministack(port, log or build_dir / "ministack.log"))
+            endpoint_url = running.enter_context(ministack(port, log or build_dir / "ministack.log", holds_roles=True))
         with step("build"):
             template = build(build_dir, source / "template.yaml")
         with step("deploy"):

@@ -83,12 +83,18 @@ def aws_environment(endpoint_url: str | None = None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log", host: str = HOST) -> Iterator[str]:
+def ministack(
+    port: int = DEFAULT_PORT,
+    log: Path = LOCAL / "ministack.log",
+    host: str = HOST,
+    *,
+    holds_roles: bool = False,
+) -> Iterator[str]:
     """Run MiniStack on the port (0 takes a free one), and give its URL once it answers.
 
-    What it prints goes to the log, whose folder exists. It holds functions to their roles; what these have used is in
-    `permissions.jsonl` beside the log. The host is an address of this machine's; the usual one is reached only from
-    here.
+    What it prints goes to the log, whose folder exists. The host is an address of this machine's; the usual one
+    is reached only from here. Where it holds functions to their roles, what these have used is in `permissions.jsonl`
+    beside the log.
 
     Raises:
         ToolError: the environment is missing, the port is busy, or it does not start.
@@ -103,9 +109,9 @@ def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log", hos
     try:
         with log.open("wb") as output:
             server = subprocess.Popen(
-                [python, "-P", "-c", SERVER % str(log.with_name(USED).resolve())],
+                [python, "-P", "-c", SERVER % (str(log.with_name(USED).resolve()) if holds_roles else None)],
                 cwd=scratch,
-                env=_server_environment(port, scratch, host),
+                env={**_server_environment(port, scratch, host), "AUTH": str(holds_roles).lower()},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -144,7 +150,6 @@ def _server_environment(port: int, scratch: Path, host: str) -> Mapping[str, str
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AUTH": "true",  # its IAM is asked
         "BIND_HOST": host,
         "DOCKER_HOST": f"unix://{scratch}/no-docker",  # it looks for one at start and at each stop
         "GATEWAY_PORT": str(port),
@@ -200,8 +205,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.stdin.close()
 
 
-def serve(used: str) -> None:
-    """Be the server: MiniStack's own Python calls this. What roles use goes to the file `used`."""
+def serve(used: str | None) -> None:
+    """Be the server: MiniStack's own Python calls this. What roles use goes to the file `used`, if they are held."""
     sys.path.remove(str(ROOT))
     # DynamoDB counts with 38 digits, MiniStack with the 28 of Python's default; new threads copy the default.
     decimal.DefaultContext.prec = DYNAMODB_DIGITS
@@ -209,7 +214,8 @@ def serve(used: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _collect_logs_later()
     _unpack_layers_once()
-    permissions.complete(Path(used))
+    if used:
+        permissions.complete(Path(used))
     runpy.run_module("ministack", run_name="__main__")
 
 
