@@ -45,8 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The stack, up while tests run."""
-    with local_stack() as running:
+    """The stack, up while tests run; its functions may do what their roles say."""
+    with local_stack(holds_roles=True) as running:
         yield running
 
 
