@@ -34,13 +34,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What the roles have used is known when all tests have run, and is not asked when only some do."""
     last = next((item for item in items if item.name == "test_no_role_may_do_what_nobody_does"), None)
     if last is not None:
         items.remove(last)
         if {item.path for item in items} >= set(Path(__file__).parent.glob("test_*.py")):
             items.append(last)
+        else:
+            config.hook.pytest_deselected(items=[last])
 
 
 @pytest.fixture(scope="session")
