@@ -119,7 +119,7 @@ licences:  ## write docs/licences.md from what ships
 
 sbom:  ## what the layers ship, with versions and hashes, as CycloneDX: .local/sbom.json
 	$(BOOTSTRAP) dev audit
-	@cat layers/common/requirements.txt layers/common/stripe.txt | PYTHONWARNINGS=ignore .local/venv/audit/bin/cyclonedx-py requirements \
+	@cat layers/common/*.txt | PYTHONWARNINGS=ignore .local/venv/audit/bin/cyclonedx-py requirements \
 		--pyproject pyproject.toml --output-reproducible --output-format JSON --output-file .local/sbom.json -
 	@echo "the layers' packages are in .local/sbom.json"
 
