@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate export-errors restore restore-drill openapi test faults bench-ingest bench-entitlements bench-recovery cost lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -43,6 +43,14 @@ export-errors:  ## the ledger of failed operations as JSON Lines (ARGS="--status
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.export_errors $(ARGS)
 
+restore:  ## the four tables as they were at a second, as new ones: ARGS="--stack tollgate-prod --at 2026-11-01T12:00:00Z [--copy-back]"
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.restore $(ARGS)
+
+restore-drill:  ## spoil what a customer of its own has, restore it, compare (ARGS="--stack tollgate-dev": on AWS)
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.restore_drill $(ARGS)
+
 openapi:  ## write openapi.json from the routes
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.openapi
@@ -75,6 +83,10 @@ bench-entitlements:  ## what deciding costs: requests, units, CPU, cold start (A
 bench-recovery:  ## what a failed operation costs: requests and units (ARGS="one sweeps": parts)
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.recovery $(ARGS)
+
+cost:  ## what a month costs on AWS, for three sizes, or ARGS="--events 1000000 --batch 100 --checks 1000000"
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.cost $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam
