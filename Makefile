@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors restore restore-drill openapi test faults bench-ingest bench-entitlements bench-recovery cost lint validate format build clean
+.PHONY: help run demo replay redrive retell recount rerate export-errors restore restore-drill openapi test faults bench-ingest bench-entitlements bench-recovery cost lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,6 +30,10 @@ replay:  ## all events of the demonstration once more into the running stack: 10
 redrive:  ## dead messages of events back to be counted, of alerts to be told (ARGS="--stack tollgate-prod": of a stack on AWS)
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.redrive $(ARGS)
+
+retell:  ## changes that the outbox could not tell, read again from the streams within a day (ARGS="--stack tollgate-prod")
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.retell $(ARGS)
 
 recount:  ## a counter added up from the archive: ARGS="--customer c --feature f [--period 2026-11-01T00:00:00Z]"
 	$(BOOTSTRAP) dev
