@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -67,7 +67,7 @@ class Customer:
 
     def __init__(self, api: httpx.Client, name: str) -> None:
         """Put it on a plan of its own, with money in its wallet."""
-        self._api, self.name, self.subscription = api, name, f"sub-{name}"
+        self._api, self.name, self.subscription, self.error = api, name, f"sub-{name}", ""
         self._start = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
         self._put(f"/v1/features/{FEATURE}", {"name": "Restore drill", "type": "quota"})
         price = {"model": "flat", "unit_price": "0.01"}
@@ -130,10 +130,17 @@ class Customer:
         lost = {"id": "lost", "customer": self.name, "feature": "restore-drill-unknown"}
         self._post("/v1/events", lost, prefer="respond-async")
         for _ in range(ASKS):
-            if self.facts()["errors"]["items"]:
+            listed = self._get("/v1/errors", status="manual", type="validation_error")["items"]
+            if ours := [one["id"] for one in listed if self.name in json.dumps(one["arguments"])]:
+                [self.error] = ours
                 return
             time.sleep(0.1)
         raise ToolError("the error of the drill was not written down")
+
+    def owns(self) -> Callable[[Item], bool]:
+        """Which items are the customer's: those that name it or its error, in their keys or in what they hold."""
+        names = (self.name, self.error)
+        return lambda item: any(name in json.dumps(item, default=str) for name in names)
 
     def facts(self) -> dict[str, Any]:
         """All that must be as it was."""
@@ -147,14 +154,13 @@ class Customer:
             "wallet": self._get(f"/v1/customers/{self.name}/wallet"),
             "ledger": self._get(f"/v1/customers/{self.name}/wallet/transactions"),
             "invoices": self._get("/v1/invoices", customer=self.name),
-            "errors": self._get("/v1/errors", customer=self.name),
+            "error": self._get(f"/v1/errors/{self.error}") if self.error else None,
         }
 
     def leave(self) -> None:
         """End what would go on."""
         self._post(f"/v1/subscriptions/{self.subscription}/cancel", {"when": "now", "reason": "a drill"})
-        filtered = {"filter": {"customer": self.name}, "note": "a drill"}
-        self._post("/v1/errors/discard", filtered)
+        self._post(f"/v1/errors/{self.error}/discard", {"note": "a drill"})
 
 
 def drill(site: Site, api: httpx.Client, console: Console, *, by: str, stack: str | None, state: Path) -> Drilled:
@@ -185,9 +191,7 @@ def drill(site: Site, api: httpx.Client, console: Console, *, by: str, stack: st
         restored = restored or restore(dynamodb, site.tables, at)
         seconds = time.monotonic() - started
         console.print(f"[green]restored[/] by {by} after {seconds:,.0f} s")
-        copied = [
-            copy_back(dynamodb, restored[live], live, customer_of(customer.name)) for live in site.tables.values()
-        ]
+        copied = [copy_back(dynamodb, restored[live], live, customer.owns()) for live in site.tables.values()]
     finally:
         for arn in backups.values():
             dynamodb.delete_backup(BackupArn=arn)
@@ -203,14 +207,9 @@ def drill(site: Site, api: httpx.Client, console: Console, *, by: str, stack: st
     return Drilled(spoilt, put, deleted, seconds)
 
 
-def customer_of(name: str) -> Any:
-    """Which items are a customer's: those that name it, in their keys or in what they hold."""
-    return lambda item: name in json.dumps(item, default=str)
-
-
 def _spoil(dynamodb: "DynamoDBClient", table: str, customer: Customer) -> int:
     """Delete every other item of a customer, falsify the numbers of the rest; how many items."""
-    belongs = customer_of(customer.name)
+    belongs = customer.owns()
     items = sorted(
         (item for item in scan(dynamodb, table) if belongs(item)), key=lambda item: json.dumps(item, default=str)
     )
