@@ -10,16 +10,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OPENAPI = ROOT / "functions/catalog/openapi.json"
+EXAMPLES = ROOT / "docs/examples.json"
 FUNCTIONS = ("catalog", "usage", "pricing", "entitlements", "billing", "recovery")
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
     "description": "An error (RFC 9457); `instance` is the request id",
     "required": ["type", "title", "status", "detail", "instance"],
+    "additionalProperties": False,
     "properties": {
-        "type": {"type": "string"},
+        "type": {"type": "string", "pattern": "^urn:tollgate:problem:[a-z-]+$"},
         "title": {"type": "string"},
-        "status": {"type": "integer"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string"},
         "instance": {"type": "string"},
         "errors": {
@@ -32,6 +34,21 @@ PROBLEM: dict[str, Any] = {
         },
     },
 }
+
+PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+REFUSALS: dict[int, tuple[str, str, dict[str, Any]]] = {
+    400: ("BadRequest", "It cannot be read at all", {}),
+    401: ("Unauthenticated", "No key, or an unknown one", {"WWW-Authenticate": {"const": "Bearer"}}),
+    402: ("PaymentFailed", "The payment was declined, or there is not enough money", {}),
+    403: ("Forbidden", "The key lacks the scope", {}),
+    404: ("NotFound", "There is no such thing", {}),
+    409: ("Conflict", "It does not fit what is there; or others changed it all the time", {}),
+    413: ("PayloadTooLarge", "The body has more than 1,000,000 bytes", {}),
+    415: ("UnsupportedMediaType", "The Content-Type is not one that is read here", {}),
+    422: ("InvalidInput", "It was read, and is not acceptable; `errors` says what, and where", {}),
+    503: ("Unavailable", "Send it again, after the seconds said", {"Retry-After": {"type": "integer", "minimum": 1}}),
+}
+"""The problem documents by status: a name, when, and the headers that come with each."""
 
 
 def build() -> dict[str, Any]:
@@ -52,6 +69,10 @@ def build() -> dict[str, Any]:
         "paths": {},
         "components": {
             "schemas": {"Problem": PROBLEM},
+            "responses": {
+                "Problem": {"description": "Any other error", "content": PROBLEM_CONTENT},
+                **{name: _refusal(description, headers) for name, description, headers in REFUSALS.values()},
+            },
             "securitySchemes": {"ApiKey": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -62,12 +83,20 @@ def build() -> dict[str, Any]:
                 operation["tags"] = [function]
         _join(document["paths"], part["paths"], function)
         _join(document["components"]["schemas"], part["components"]["schemas"], function)
-    for path in document["paths"].values():
-        for operation in path.values():
+    examples = json.loads(EXAMPLES.read_text())
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
             _finish(operation)
+            _exemplify(operation, examples.get(f"{method.upper()} {path}", {}))
+    _exemplify({"responses": document["components"]["responses"]}, _refused_examples(examples["problem"]))
     document["paths"] = dict(sorted(document["paths"].items()))
     document["components"]["schemas"] = dict(sorted(document["components"]["schemas"].items()))
     return document
+
+
+def _refusal(description: str, headers: dict[str, Any]) -> dict[str, Any]:
+    told = {name: {"required": True, "schema": schema} for name, schema in headers.items()}
+    return {"description": description, **({"headers": told} if told else {}), "content": PROBLEM_CONTENT}
 
 
 def _schema_of(function: str) -> dict[str, Any]:
@@ -93,15 +122,55 @@ def _join(into: dict[str, Any], part: dict[str, Any], function: str) -> None:
 
 
 def _finish(operation: dict[str, Any]) -> None:
-    """Query parameters of routes that read them by hand, and the problem documents that any route may answer."""
+    """What the routes do not say themselves: parameters that are read by hand, and what may be refused."""
     operation["parameters"] = [*operation.get("parameters", []), *operation.pop("x-parameters", [])]
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    expected = (
-        {"401": "No key, or an unknown one", "403": "The key lacks the scope"} if operation.get("security") else {}
-    )
-    operation["responses"].pop("422", None)
-    operation["responses"] |= {status: {"description": text, "content": problem} for status, text in expected.items()}
-    operation["responses"]["default"] = {"description": "Any other error", "content": problem}
+    if "x-request-body" in operation:  # Powertools would refuse a `type` of two
+        operation["requestBody"] = operation.pop("x-request-body")
+    refused = set(operation.pop("x-refuses"))
+    if operation.get("security"):
+        refused |= {401, 403, 503}
+    if "requestBody" in operation:
+        refused |= {400, 413, 415, 422}
+    if operation["parameters"]:
+        refused.add(422)
+    responses = operation["responses"]
+    responses.pop("422", None)  # Powertools' own, which is not what we answer
+    for status in sorted(refused):
+        own = responses.get(str(status))
+        if own is None:
+            responses[str(status)] = {"$ref": f"#/components/responses/{REFUSALS[status][0]}"}
+        else:  # of a protocol that has another form of errors; what is refused before it is reached has ours
+            own["content"] |= PROBLEM_CONTENT
+    responses["default"] = {"$ref": "#/components/responses/Problem"}
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _exemplify(operation: dict[str, Any], told: dict[str, Any]) -> None:
+    """Put what the story tells of an operation beside the schemas."""
+    for media_type, example in told.get("requests", {}).items():
+        operation["requestBody"]["content"][media_type]["example"] = example
+    for status, example in told.get("responses", {}).items():
+        [content, *_] = operation["responses"][status]["content"].values()
+        content["example"] = example
+
+
+def _refused_examples(problem: dict[str, Any]) -> dict[str, Any]:
+    """A problem document of each kind; that of the story is of bad input."""
+    from tollgate.kernel.errors import TollgateError  # main says where it is
+
+    bad_input = problem["responses"]["default"]
+    kinds = {kind.status: kind for kind in TollgateError.__subclasses__()}
+    told = {
+        name: {
+            "type": f"urn:tollgate:problem:{kinds[status].slug}",
+            "title": kinds[status].title,
+            "status": status,
+            "detail": f"{description}.",
+            "instance": bad_input["instance"],
+        }
+        for status, (name, description, _) in REFUSALS.items()
+    }
+    return {"responses": told | {"InvalidInput": bad_input, "Problem": told["NotFound"]}}
 
 
 def main() -> int:

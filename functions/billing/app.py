@@ -45,7 +45,7 @@ from tollgate.catalog import service
 from tollgate.catalog.model import Customer
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
-from tollgate.kernel.ids import derived_id, new_id
+from tollgate.kernel.ids import MAX_CURSOR, MAX_KEY, derived_id, new_id
 from tollgate.kernel.metrics import count
 from tollgate.kernel.schema import Code
 from tollgate.kernel.settings import required
@@ -61,7 +61,7 @@ INLINE_SECONDS: Final = 20.0
 
 Name = Annotated[Code, Path()]
 Wanted = Annotated[Code | None, Query()]
-IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=255)]
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=MAX_KEY)]
 
 logger = Logger()
 app = App(validate=True)
@@ -104,7 +104,7 @@ def list_invoices(
     subscription: Wanted = None,
     status: Annotated[InvoiceStatus | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
-    cursor: Annotated[str | None, Query(max_length=1024)] = None,
+    cursor: Annotated[str | None, Query(max_length=MAX_CURSOR)] = None,
 ) -> Response[str]:
     """The newest first."""
     listing = f"invoices:{customer}:{subscription}:{status}"
@@ -122,7 +122,8 @@ def list_invoices(
     "/v1/invoices/<invoice>.html",
     scope="billing:read",
     summary="An invoice as a page, to read or print",
-    responses={200: {"description": "HTML with no script", "content": {"text/html": {"schema": {"type": "string"}}}}},
+    responses=answers({"type": "string"}, "HTML with no script", media_type="text/html"),
+    refuses=(404,),
 )
 def get_invoice_page(invoice: Name) -> Response[str]:
     """With its dates by the customer's clock."""
@@ -140,6 +141,7 @@ def get_invoice_page(invoice: Name) -> Response[str]:
     scope="billing:read",
     summary="Read an invoice",
     responses=answers(schema.InvoiceView, "The invoice with its lines, payments and history"),
+    refuses=(404,),
 )
 def get_invoice(invoice: Name) -> Response[str]:
     """One invoice."""
@@ -153,6 +155,7 @@ def get_invoice(invoice: Name) -> Response[str]:
     scope="billing:read",
     summary="What would this period cost now?",
     responses=answers(schema.InvoiceView, "The invoice that the end of the period brings, as it stands now"),
+    refuses=(404, 409),
 )
 def get_upcoming(subscription: Name) -> Response[str]:
     """Usage so far, prorations, late usage, and the base price of the next period; it is written nowhere."""
@@ -166,8 +169,9 @@ def get_upcoming(subscription: Name) -> Response[str]:
     summary="Bill now all that is due",
     responses={
         **answers(schema.BillingRunView, "All that was due is billed"),
-        202: {"description": "What there was no time for is in the queue; the same document"},
+        **answers(schema.BillingRunView, "What there was no time for is in the queue; the same document", 202),
     },
+    refuses=(409,),
 )
 def run_billing(body: schema.BillingRunBody | None = None, idempotency_key: IdempotencyKey = None) -> Response[str]:
     """Closes each period that ended by `as_of`, one by one, invoices and collects; as the schedule does."""
@@ -208,6 +212,7 @@ def bill_inline(here: Desk, made: Run, left: Callable[[], float], subscription: 
     scope="billing:read",
     summary="How far is a billing run?",
     responses=answers(schema.BillingRunView, "The run so far"),
+    refuses=(404,),
 )
 def get_run(run: Name) -> Response[str]:
     """What has come of it."""
@@ -239,6 +244,7 @@ def shown(here: Desk, invoice: Invoice) -> dict[str, Any]:
     scope="billing:read",
     summary="What does a customer's wallet hold?",
     responses=answers(schema.WalletView, "The balance, which is the sum of the transactions"),
+    refuses=(404,),
 )
 def get_wallet(customer: Name) -> Response[str]:
     """One that was never used holds nothing."""
@@ -259,6 +265,7 @@ def billed_in(customer: str) -> str | None:
     scope="billing:write",
     summary="Put money into a wallet, or correct its balance",
     responses=answers(schema.TransactionView, "The transaction; a repeated request gets the same", 201),
+    refuses=(402, 404, 409),
 )
 def create_transaction(
     customer: Name, body: schema.TransactionBody, idempotency_key: IdempotencyKey = None
@@ -289,11 +296,12 @@ def create_transaction(
     scope="billing:read",
     summary="List the transactions of a wallet",
     responses=answers(schema.TransactionList, "The ledger, the oldest first"),
+    refuses=(404,),
 )
 def list_transactions(
     customer: Name,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
-    cursor: Annotated[str | None, Query(max_length=1024)] = None,
+    cursor: Annotated[str | None, Query(max_length=MAX_CURSOR)] = None,
 ) -> Response[str]:
     """Each with the balance after it."""
     service.customer(catalog, customer)
@@ -311,6 +319,7 @@ def list_transactions(
     scope="billing:write",
     summary="Have a wallet topped up whenever its balance is low",
     responses=answers(schema.WalletView, "The wallet as it is now"),
+    refuses=(404, 409),
 )
 def put_top_up(customer: Name, body: schema.TopUpBody) -> Response[str]:
     """By the customer's account at a payment provider; at once, if the balance is low now."""
@@ -329,6 +338,7 @@ def put_top_up(customer: Name, body: schema.TopUpBody) -> Response[str]:
     scope="billing:write",
     summary="Have a wallet topped up no more",
     responses=answers(schema.WalletView, "The wallet as it is now"),
+    refuses=(404, 409),
 )
 def delete_top_up(customer: Name) -> Response[str]:
     """One that is under way goes on."""
@@ -346,6 +356,7 @@ def delete_top_up(customer: Name) -> Response[str]:
     scope="billing:write",
     summary="Say how a customer's invoices are paid",
     responses=answers(schema.PayerView, "How they are paid from now on"),
+    refuses=(404, 409),
 )
 def put_payment_method(customer: Name, body: schema.PayerBody) -> Response[str]:
     """By the wallet, unless another way is said; a payment that is under way is not changed."""
@@ -365,6 +376,7 @@ def put_payment_method(customer: Name, body: schema.PayerBody) -> Response[str]:
     scope="billing:read",
     summary="How are a customer's invoices paid?",
     responses=answers(schema.PayerView, "By the wallet, unless another way was said"),
+    refuses=(404,),
 )
 def get_payment_method(customer: Name) -> Response[str]:
     """As it was last put."""
@@ -378,6 +390,7 @@ def get_payment_method(customer: Name) -> Response[str]:
     scope="billing:write",
     summary="Have an invoice paid now",
     responses=answers(schema.InvoiceView, "The invoice: paid, or with a payment that the provider is at work on"),
+    refuses=(402, 404, 409),
 )
 def pay_invoice(invoice: Name) -> Response[str]:
     """402 where it is declined; one that is paid already is answered as it is."""
@@ -391,6 +404,7 @@ def pay_invoice(invoice: Name) -> Response[str]:
     scope="billing:write",
     summary="Withdraw an invoice",
     responses=answers(schema.InvoiceView, "The invoice, of which nothing is owed any more"),
+    refuses=(404, 409),
 )
 def void_invoice(invoice: Name, body: schema.VoidBody | None = None) -> Response[str]:
     """409 where it is paid, or being paid."""
@@ -405,6 +419,7 @@ def void_invoice(invoice: Name, body: schema.VoidBody | None = None) -> Response
     scope="billing:write",
     summary="Give an invoice up",
     responses=answers(schema.InvoiceView, "The invoice, which is owed and tried no more; it can still be paid"),
+    refuses=(404, 409),
 )
 def give_invoice_up(invoice: Name, body: schema.VoidBody | None = None) -> Response[str]:
     """409 where it is paid, or being paid."""
@@ -419,6 +434,7 @@ def give_invoice_up(invoice: Name, body: schema.VoidBody | None = None) -> Respo
     scope="billing:read",
     summary="Read a payment",
     responses=answers(schema.PaymentWithRefundsView, "The payment with its refunds"),
+    refuses=(404,),
 )
 def get_payment(payment: Name) -> Response[str]:
     """One try to charge an amount."""
@@ -432,6 +448,7 @@ def get_payment(payment: Name) -> Response[str]:
     scope="billing:write",
     summary="Give some of a payment back",
     responses=answers(schema.RefundView, "The refund; a repeated request gets the same", 201),
+    refuses=(404, 409),
 )
 def create_refund(payment: Name, body: schema.RefundBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
     """All that is left of it, unless an amount is given; pending, where it is tried again."""
@@ -451,6 +468,7 @@ def create_refund(payment: Name, body: schema.RefundBody, idempotency_key: Idemp
     scope=None,
     summary="What Stripe has to tell",
     responses=answers(schema.StripeEventView, "It has been dealt with"),
+    refuses=(404, 503),
 )
 def hear_stripe() -> Response[str]:
     """For Stripe alone: signed with the secret of the endpoint, no older than 5 minutes, each event once.

@@ -15,12 +15,13 @@ from tollgate.api.app import App, created, json_response
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers, docs_page
 from tollgate.catalog import schema, service, snapshots, subscriptions, webhooks
-from tollgate.catalog.keys import create_key
+from tollgate.catalog.keys import create_key, rotate_key
 from tollgate.catalog.life import Who, entry_to_dict
 from tollgate.catalog.model import Subscription, feature_to_dict, plan_to_dict
 from tollgate.catalog.periods import Period
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import NotFound
+from tollgate.kernel.ids import MAX_CURSOR, MAX_KEY
 from tollgate.kernel.schema import Code
 from tollgate.kernel.time import system_clock
 from tollgate.metering.model import CounterId
@@ -31,8 +32,8 @@ OPENAPI = File(__file__).with_name("openapi.json")
 
 Name = Annotated[Code, Path()]
 Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[str | None, Query(max_length=1024)]
-IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=255)]
+Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR)]
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=MAX_KEY)]
 
 app = App(validate=True)
 catalog = DynamoCatalog()
@@ -69,6 +70,7 @@ def readings(subscription: Subscription, period: Period, features: Collection[st
     scope="catalog:write",
     summary="Create a feature, or change its name or unit",
     responses=answers(schema.FeatureView, "The feature as it is now"),
+    refuses=(409,),
 )
 def put_feature(code: Name, body: schema.FeatureBody) -> Response[str]:
     """Its type, aggregation and dedupe never change."""
@@ -94,6 +96,7 @@ def list_features(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     scope="catalog:read",
     summary="Read a feature",
     responses=answers(schema.FeatureView, "The feature"),
+    refuses=(404,),
 )
 def get_feature(code: Name) -> Response[str]:
     """One feature."""
@@ -106,6 +109,7 @@ def get_feature(code: Name) -> Response[str]:
     scope="catalog:write",
     summary="Create a plan, or a new version of it",
     responses=answers(schema.PlanView, "The version that holds this body"),
+    refuses=(409,),
 )
 def put_plan(code: Name, body: schema.PlanBody) -> Response[str]:
     """The same body makes no new version; running subscriptions keep theirs."""
@@ -133,6 +137,7 @@ def list_plans(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     scope="catalog:read",
     summary="Read a plan",
     responses=answers(schema.PlanView, "The latest version, or the one asked for"),
+    refuses=(404,),
 )
 def get_plan(code: Name, version: Annotated[int | None, Query(ge=1, le=9_999_999_999)] = None) -> Response[str]:
     """The latest version, or the one asked for."""
@@ -170,6 +175,7 @@ def list_customers(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     scope="catalog:read",
     summary="Read a customer",
     responses=answers(schema.CustomerView, "The customer"),
+    refuses=(404,),
 )
 def get_customer(customer: Name) -> Response[str]:
     """One customer."""
@@ -182,6 +188,7 @@ def get_customer(customer: Name) -> Response[str]:
     scope="catalog:write",
     summary="Put a customer on a plan",
     responses=answers(schema.SubscriptionView, "The subscription; a repeated request gets the same", 201),
+    refuses=(409,),
 )
 def create_subscription(body: schema.SubscriptionBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
     """Takes an `id` of yours or an Idempotency-Key, not both, so that it is safe to send again."""
@@ -223,6 +230,7 @@ def list_subscriptions(customer: Annotated[Code, Query()], limit: Limit = 100, c
     scope="catalog:read",
     summary="Read a subscription",
     responses=answers(schema.SubscriptionView, "The subscription as it stands now"),
+    refuses=(404,),
 )
 def get_subscription(subscription: Name) -> Response[str]:
     """One subscription."""
@@ -235,6 +243,7 @@ def get_subscription(subscription: Name) -> Response[str]:
     scope="catalog:read",
     summary="What became of a subscription, by whom and why?",
     responses=answers(schema.EntryList, "All changes, the oldest first"),
+    refuses=(404,),
 )
 def get_history(subscription: Name) -> Response[str]:
     """All changes of its status, plan and end."""
@@ -248,6 +257,7 @@ def get_history(subscription: Name) -> Response[str]:
     scope="catalog:write",
     summary="Put a subscription on another plan, or on a newer version of its own",
     responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+    refuses=(404, 409),
 )
 def change_subscription(
     subscription: Name, body: schema.ChangeBody, idempotency_key: IdempotencyKey = None
@@ -272,6 +282,7 @@ def change_subscription(
     scope="catalog:write",
     summary="End a subscription",
     responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+    refuses=(404, 409),
 )
 def cancel_subscription(
     subscription: Name, body: schema.CancelBody, idempotency_key: IdempotencyKey = None
@@ -294,6 +305,7 @@ def cancel_subscription(
     scope="catalog:write",
     summary="Pause a subscription",
     responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+    refuses=(404, 409),
 )
 def pause_subscription(
     subscription: Name, body: schema.ReasonBody | None = None, idempotency_key: IdempotencyKey = None
@@ -310,6 +322,7 @@ def pause_subscription(
     scope="catalog:write",
     summary="Resume a subscription that is paused, or withdraw its cancellation",
     responses=answers(schema.SubscriptionView, "The subscription as it is now"),
+    refuses=(404, 409),
 )
 def resume_subscription(
     subscription: Name, body: schema.ReasonBody | None = None, idempotency_key: IdempotencyKey = None
@@ -326,6 +339,7 @@ def resume_subscription(
     scope="catalog:write",
     summary="Keep a customer's counter of a feature in more or fewer shards",
     responses=answers(schema.CounterView, "The schedule as it is now"),
+    refuses=(404, 409),
 )
 def put_counter(customer: Name, feature: Name, body: schema.CounterBody) -> Response[str]:
     """From a quarter of an hour ahead on; for usage features with `"dedupe": "time"`."""
@@ -339,6 +353,7 @@ def put_counter(customer: Name, feature: Name, body: schema.CounterBody) -> Resp
     scope="catalog:read",
     summary="In how many shards is a counter kept?",
     responses=answers(schema.CounterView, "The schedule"),
+    refuses=(404,),
 )
 def get_counter(customer: Name, feature: Name) -> Response[str]:
     """The schedule, empty where there has always been one shard."""
@@ -351,6 +366,7 @@ def get_counter(customer: Name, feature: Name) -> Response[str]:
     scope="catalog:write",
     summary="Tell when a customer's usage reaches a threshold",
     responses=answers(schema.AlertsView, "The thresholds as they are now"),
+    refuses=(404, 409),
 )
 def put_alerts(customer: Name, feature: Name, body: schema.AlertsBody) -> Response[str]:
     """In place of those before; each is told once per period, on the event bus and to the webhooks."""
@@ -365,6 +381,7 @@ def put_alerts(customer: Name, feature: Name, body: schema.AlertsBody) -> Respon
     scope="catalog:read",
     summary="Read the thresholds of a customer and feature",
     responses=answers(schema.AlertsView, "The thresholds"),
+    refuses=(404,),
 )
 def get_alerts(customer: Name, feature: Name) -> Response[str]:
     """The thresholds of a customer and feature."""
@@ -377,7 +394,8 @@ def get_alerts(customer: Name, feature: Name) -> Response[str]:
     "/v1/customers/<customer>/alerts/<feature>",
     scope="catalog:write",
     summary="Tell no more of a customer's usage of a feature",
-    responses={204: {"description": "Removed", "content": {}}},
+    responses=answers(None, "Removed", 204),
+    refuses=(404, 409),
 )
 def delete_alerts(customer: Name, feature: Name) -> Response[str]:
     """An alert that is on its way is delivered all the same."""
@@ -391,6 +409,7 @@ def delete_alerts(customer: Name, feature: Name) -> Response[str]:
     scope="catalog:write",
     summary="Give a customer other terms for a feature than its plan's",
     responses=answers(schema.OverrideView, "The override as it is now"),
+    refuses=(404, 409),
 )
 def put_override(customer: Name, feature: Name, body: schema.OverrideBody) -> Response[str]:
     """In place of the one before; what it does not name stays as the plan has it."""
@@ -404,6 +423,7 @@ def put_override(customer: Name, feature: Name, body: schema.OverrideBody) -> Re
     scope="catalog:read",
     summary="Read the override of a customer and feature",
     responses=answers(schema.OverrideView, "The override"),
+    refuses=(404,),
 )
 def get_override(customer: Name, feature: Name) -> Response[str]:
     """The override, expired or not."""
@@ -415,7 +435,8 @@ def get_override(customer: Name, feature: Name) -> Response[str]:
     "/v1/customers/<customer>/overrides/<feature>",
     scope="catalog:write",
     summary="Have the plan's terms hold again",
-    responses={204: {"description": "Removed", "content": {}}},
+    responses=answers(None, "Removed", 204),
+    refuses=(404, 409),
 )
 def delete_override(customer: Name, feature: Name) -> Response[str]:
     """At once, for all that asks from now on."""
@@ -429,6 +450,7 @@ def delete_override(customer: Name, feature: Name) -> Response[str]:
     scope="admin",
     summary="Make an API key",
     responses=answers(schema.ApiKeyCreated, "The key; its secret is shown this once", 201),
+    refuses=(409,),
 )
 def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = None) -> Response[str]:
     """A repeated request (same Idempotency-Key) finds the key of the first, with `secret` null."""
@@ -437,9 +459,29 @@ def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = No
         name=body.name,
         scopes=tuple(body.scopes),
         clock=system_clock,
+        expires_at=body.expires_at,
+        rate_limit=body.limit(),
         idempotency_key=idempotency_key,
     )
-    return created({**schema.key_view(key), "secret": secret})
+    return created({**schema.key_view(key, system_clock()), "secret": secret})
+
+
+@app.endpoint(
+    "POST",
+    "/v1/api-keys/<key>/rotate",
+    scope="admin",
+    summary="Give an API key another secret",
+    responses=answers(schema.ApiKeyCreated, "The key; its new secret is shown this once"),
+)
+def rotate_api_key(
+    key: Name, body: schema.RotateKeyBody | None = None, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """The secret before stays good for the overlap; at most two are, so one that is older still ends now."""
+    overlap = (body or schema.RotateKeyBody()).overlap_seconds
+    rotated, secret = rotate_key(
+        catalog, key, overlap_seconds=overlap, clock=system_clock, idempotency_key=idempotency_key
+    )
+    return json_response({**schema.key_view(rotated, system_clock()), "secret": secret})
 
 
 @app.endpoint(
@@ -451,8 +493,9 @@ def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = No
 )
 def list_api_keys(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     """Keys by id, without their secrets."""
+    now = system_clock()
     keys, last = catalog.list_keys(after("api-keys", cursor), limit)
-    return page("api-keys", [schema.key_view(key) for key in keys], last)
+    return page("api-keys", [schema.key_view(key, now) for key in keys], last)
 
 
 @app.endpoint(
@@ -461,13 +504,14 @@ def list_api_keys(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     scope="admin",
     summary="Read an API key",
     responses=answers(schema.ApiKeyView, "The key, without its secret"),
+    refuses=(404,),
 )
 def get_api_key(key: Name) -> Response[str]:
     """One key, without its secret."""
     found = catalog.key(key)
     if found is None:
         raise NotFound(f"There is no API key {key}.")
-    return json_response(schema.key_view(found))
+    return json_response(schema.key_view(found, system_clock()))
 
 
 @app.endpoint(
@@ -475,7 +519,8 @@ def get_api_key(key: Name) -> Response[str]:
     "/v1/api-keys/<key>",
     scope="admin",
     summary="Revoke an API key",
-    responses={204: {"description": "Revoked; a warm authorizer may know it for 5 seconds more", "content": {}}},
+    responses=answers(None, "Revoked; a warm authorizer may know it for 5 seconds more", 204),
+    refuses=(404,),
 )
 def delete_api_key(key: Name) -> Response[str]:
     """In force at once, or after the 5 seconds for which a warm authorizer may know it."""
@@ -490,6 +535,7 @@ def delete_api_key(key: Name) -> Response[str]:
     scope="admin",
     summary="Send events to an address, or change it",
     responses=answers(schema.WebhookCreated, "The webhook; the secret of a new one is shown this once"),
+    refuses=(409,),
 )
 def put_webhook(webhook: Name, body: schema.WebhookBody) -> Response[str]:
     """Signed as Standard Webhooks say; a changed one keeps its secret, and is enabled again."""
@@ -510,6 +556,7 @@ def put_webhook(webhook: Name, body: schema.WebhookBody) -> Response[str]:
     scope="admin",
     summary="Give a webhook another secret",
     responses=answers(schema.WebhookCreated, "The webhook with its new secret, which is shown this once"),
+    refuses=(404, 409),
 )
 def rotate_webhook_secret(webhook: Name) -> Response[str]:
     """For a day what it is sent is signed with the secret before too; a request that is repeated makes another."""
@@ -535,6 +582,7 @@ def list_webhooks() -> Response[str]:
     scope="admin",
     summary="Read a webhook",
     responses=answers(schema.WebhookView, "The webhook, without its secret"),
+    refuses=(404,),
 )
 def get_webhook(webhook: Name) -> Response[str]:
     """One webhook, without its secret."""
@@ -546,7 +594,8 @@ def get_webhook(webhook: Name) -> Response[str]:
     "/v1/webhooks/<webhook>",
     scope="admin",
     summary="Remove a webhook",
-    responses={204: {"description": "Removed; what could not be delivered to it yet is dropped", "content": {}}},
+    responses=answers(None, "Removed; what could not be delivered to it yet is dropped", 204),
+    refuses=(404, 409),
 )
 def delete_webhook(webhook: Name) -> Response[str]:
     """Its secret is forgotten; put again, it has another."""
@@ -567,7 +616,7 @@ def get_openapi() -> Response[str]:
     "/docs",
     scope=None,
     summary="The reference page of this document",
-    responses={200: {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}},
+    responses=answers({"type": "string"}, "A page", media_type="text/html"),
 )
 def get_docs() -> Response[str]:
     """The reference page; its link to the document is `?format=json`."""

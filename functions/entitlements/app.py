@@ -35,7 +35,7 @@ desk = Desk(
     "/v1/customers/<customer>/entitlements/<feature>",
     scope="entitlements:read",
     summary="May this customer use this feature now?",
-    responses=answers(schema.DECISION_SCHEMA, "Yes or no, and why"),
+    responses=answers(schema.DECISION_SCHEMA, "Yes or no, and why", headers=schema.LIMIT_HEADERS),
     openapi_extensions=schema.QUANTITY_PARAMETER,
 )
 def check(customer: str, feature: str) -> Response[str]:
@@ -49,6 +49,7 @@ def check(customer: str, feature: str) -> Response[str]:
     scope="entitlements:read",
     summary="What may this customer use now?",
     responses=answers(schema.DECISIONS_SCHEMA, "An answer for every feature of the customer's plans"),
+    refuses=(404,),
 )
 def check_all(customer: str) -> Response[str]:
     """An answer for one unit of every feature of the customer's plans, by code."""
@@ -60,8 +61,9 @@ def check_all(customer: str) -> Response[str]:
     "/v1/customers/<customer>/entitlements/<feature>/consume",
     scope="entitlements:write",
     summary="Check and count in one step",
-    responses=answers(schema.CONSUMED_SCHEMA, "What was done, and why"),
+    responses=answers(schema.CONSUMED_SCHEMA, "What was done, and why", headers=schema.LIMIT_HEADERS),
     openapi_extensions=schema.CONSUME_REQUEST,
+    refuses=(409,),
 )
 def consume(customer: str, feature: str) -> Response[str]:
     """Counts if there is room for it, whoever else consumes at once; the same id again counts nothing more."""
@@ -73,8 +75,9 @@ def consume(customer: str, feature: str) -> Response[str]:
     "/v1/customers/<customer>/entitlements/consume",
     scope="entitlements:write",
     summary="Check and count several features, all or nothing",
-    responses=answers(schema.SEVERAL_CONSUMED_SCHEMA, "What was done, and why"),
+    responses=answers(schema.SEVERAL_CONSUMED_SCHEMA, "What was done, and why", headers=schema.LIMIT_HEADERS),
     openapi_extensions=schema.SEVERAL_REQUEST,
+    refuses=(409,),
 )
 def consume_several(customer: str) -> Response[str]:
     """If one feature has no room, nothing is counted of the others either."""
@@ -86,8 +89,9 @@ def consume_several(customer: str) -> Response[str]:
     "/v1/reservations",
     scope="entitlements:write",
     summary="Hold some of a feature for work whose size is known at its end",
-    responses=answers(schema.RESERVATION_SCHEMA, "What was done, and why"),
+    responses=answers(schema.RESERVATION_SCHEMA, "What was done, and why", headers=schema.LIMIT_HEADERS),
     openapi_extensions=schema.RESERVE_REQUEST,
+    refuses=(409,),
 )
 def reserve() -> Response[str]:
     """What is held cannot be consumed by others; commit or release it, or it expires."""
@@ -99,8 +103,9 @@ def reserve() -> Response[str]:
     "/v1/reservations/<reservation>/commit",
     scope="entitlements:write",
     summary="Count what reserved work took",
-    responses=answers(schema.RESERVATION_SCHEMA, "What was done, and why"),
+    responses=answers(schema.RESERVATION_SCHEMA, "What was done, and why", headers=schema.LIMIT_HEADERS),
     openapi_extensions=schema.COMMIT_REQUEST,
+    refuses=(404, 409),
 )
 def commit(reservation: str) -> Response[str]:
     """Up to what was reserved it always fits; more only as far as the limit allows."""
@@ -112,7 +117,8 @@ def commit(reservation: str) -> Response[str]:
     "/v1/reservations/<reservation>/release",
     scope="entitlements:write",
     summary="Give back what a reservation holds",
-    responses=answers(schema.RESERVATION_SCHEMA, "What was done"),
+    responses=answers(schema.RESERVATION_SCHEMA, "What was done", headers=schema.LIMIT_HEADERS),
+    refuses=(404, 409),
 )
 def release(reservation: str) -> Response[str]:
     """It holds nothing then, and counts nothing."""
@@ -124,7 +130,11 @@ def release(reservation: str) -> Response[str]:
     "/ofrep/v1/evaluate/flags/<key>",
     scope="entitlements:read",
     summary="A feature as an OpenFeature flag",
-    responses=answers(ofrep.FLAG_SCHEMA, "The flag, evaluated for the customer that is the targetingKey"),
+    responses={
+        **answers(ofrep.FLAG_SCHEMA, "The flag, evaluated for the customer that is the targetingKey"),
+        **answers(ofrep.FLAG_FAILURE_SCHEMA, "The request names no customer", 400),
+        **answers(ofrep.FLAG_FAILURE_SCHEMA, "There is no such flag", 404),
+    },
     openapi_extensions=ofrep.REQUEST,
 )
 def evaluate(key: str) -> Response[str]:
@@ -137,7 +147,15 @@ def evaluate(key: str) -> Response[str]:
     "/ofrep/v1/evaluate/flags",
     scope="entitlements:read",
     summary="All features of a customer as OpenFeature flags",
-    responses=answers(ofrep.FLAGS_SCHEMA, "The flags, evaluated for the customer that is the targetingKey"),
+    responses={
+        **answers(
+            ofrep.FLAGS_SCHEMA,
+            "The flags, evaluated for the customer that is the targetingKey",
+            headers={"ETag": {"required": True, "schema": {"type": "string"}}},
+        ),
+        **answers(None, "Nothing has changed since the answer with this tag", 304),
+        **answers(ofrep.FAILURE_SCHEMA, "The request names no customer", 400),
+    },
     openapi_extensions=ofrep.REQUEST,
 )
 def evaluate_all() -> Response[str]:

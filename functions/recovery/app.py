@@ -17,6 +17,7 @@ from tollgate.api.documents import answers
 from tollgate.catalog import deliveries
 from tollgate.catalog.store import cursor_secret
 from tollgate.kernel.errors import NotFound
+from tollgate.kernel.ids import MAX_CURSOR
 from tollgate.kernel.schema import Code
 from tollgate.kernel.time import system_clock
 from tollgate.metering import requeue
@@ -55,7 +56,7 @@ def list_errors(
     subscription: Wanted = None,
     strategy: Annotated[Strategy | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
-    cursor: Annotated[str | None, Query(max_length=1024)] = None,
+    cursor: Annotated[str | None, Query(max_length=MAX_CURSOR)] = None,
 ) -> Response[str]:
     """Those for which all that is asked holds."""
     wanted = Filter(status, type, customer, subscription, strategy)
@@ -108,6 +109,7 @@ def discard_errors(body: schema.ErrorsBody) -> Response[str]:
     scope="errors:read",
     summary="Read a failed operation",
     responses=answers(schema.ErrorView, "What failed, what has been tried, what happens next"),
+    refuses=(404,),
 )
 def get_error(error: Name) -> Response[str]:
     """One record with its whole history."""
@@ -123,6 +125,7 @@ def get_error(error: Name) -> Response[str]:
     scope="errors:write",
     summary="Try a failed operation again, now",
     responses=answers(schema.ErrorView, "The record, pending and due; the try follows within seconds"),
+    refuses=(404, 409),
 )
 def retry_error(error: Name, body: schema.RetryBody | None = None) -> Response[str]:
     """One that waits for a person gets one try more; an impossible transition is 409 and says which are possible."""
@@ -147,6 +150,7 @@ def retry_error(error: Name, body: schema.RetryBody | None = None) -> Response[s
     scope="errors:write",
     summary="Say that a failed operation has been put right",
     responses=answers(schema.ErrorView, "The record, resolved"),
+    refuses=(404, 409),
 )
 def resolve_error(error: Name, body: schema.NoteBody) -> Response[str]:
     """In another way than by trying it again."""
@@ -159,6 +163,7 @@ def resolve_error(error: Name, body: schema.NoteBody) -> Response[str]:
     scope="errors:write",
     summary="Discard a failed operation",
     responses=answers(schema.ErrorView, "The record, discarded"),
+    refuses=(404, 409),
 )
 def discard_error(error: Name, body: schema.NoteBody) -> Response[str]:
     """It stays in the ledger, and is never tried again."""
@@ -171,6 +176,7 @@ def discard_error(error: Name, body: schema.NoteBody) -> Response[str]:
     scope="errors:write",
     summary="Leave a failed operation to a person",
     responses=answers(schema.ErrorView, "The record, in manual"),
+    refuses=(404, 409),
 )
 def escalate_error(error: Name, body: schema.NoteBody) -> Response[str]:
     """No automatic try follows."""

@@ -40,6 +40,8 @@ from tollgate.metering.schema import (
     EVENTS_SCHEMA,
     EXPLANATION_PARAMETERS,
     EXPLANATION_SCHEMA,
+    PREFERENCE_APPLIED,
+    QUEUED_SCHEMA,
     RESULTS_SCHEMA,
     USAGE_PARAMETERS,
     USAGE_SCHEMA,
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 logger = Logger()
-app = App(validate=False)
+app = App(validate=False, json_only=False)
 batches = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 catalog = DynamoCatalog()
 archive = DynamoArchive()
@@ -86,7 +88,7 @@ announcer = QueueAnnouncer(sqs, required("ALERTS_QUEUE_URL"))
     summary="Count usage events, each exactly once",
     responses={
         **answers(RESULTS_SCHEMA, "A result per event, in request order; the counts are visible to the next read"),
-        202: {"description": "Queued, as `Prefer: respond-async` asked"},
+        **answers(QUEUED_SCHEMA, "Queued, as `Prefer: respond-async` asked", 202, headers=PREFERENCE_APPLIED),
     },
     openapi_extensions=EVENTS_SCHEMA,
 )
@@ -114,6 +116,7 @@ def post_events() -> Response[str]:
     summary="What has this customer used?",
     responses=answers(USAGE_SCHEMA, "The usage, and its parts that saw an event"),
     openapi_extensions=USAGE_PARAMETERS,
+    refuses=(404,),
 )
 def get_usage(customer: str) -> Response[str]:
     """The current period, or the whole periods, days or hours that touch [from, to)."""
@@ -138,6 +141,7 @@ def get_usage(customer: str) -> Response[str]:
     summary="Why did an event (not) count?",
     responses=answers(EXPLANATION_SCHEMA, "Where it was counted, or that it was not, and what would keep it from it"),
     openapi_extensions=EXPLANATION_PARAMETERS,
+    refuses=(404,),
 )
 def get_event() -> Response[str]:
     """The outcome of the event of a customer with this source and id; the newest, if there are several."""
@@ -164,6 +168,7 @@ def get_event() -> Response[str]:
     summary="Which events were counted?",
     responses=answers(COUNTED_EVENTS_SCHEMA, "Events by time, each once"),
     openapi_extensions=COUNTED_EVENTS_PARAMETERS,
+    refuses=(404,),
 )
 def get_events(customer: str) -> Response[str]:
     """The events of a feature that were counted in [from, to), out of the archive."""

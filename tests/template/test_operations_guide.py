@@ -22,7 +22,7 @@ def section(title: str) -> str:
 
 def first_column(title: str) -> list[str]:
     """What stands in code in the first column of the tables of a part."""
-    rows = re.findall(r"^\| (`[^|]+`) \|", section(title), re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]+`[^|]*) \|", section(title), re.MULTILINE)
     return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
 
 

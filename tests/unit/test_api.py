@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from tollgate.api.app import MAX_BODY_BYTES, App, created, json_response, logger
+from tollgate.api.auth import IAM_SCOPES
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, Unavailable
 from tollgate.kernel.schema import Code, DecimalString
@@ -57,9 +58,9 @@ class Thing(_Strict):
     labels: dict[str, Annotated[str, Field(max_length=5)]] = {}
 
 
-def make_app(*, validate: bool = True) -> App:
+def make_app(*, validate: bool = True, json_only: bool = True) -> App:
     """An App with a route of each kind."""
-    app = App(validate=validate)
+    app = App(validate=validate, json_only=json_only)
 
     @app.endpoint("GET", "/open", scope=None, summary="No key")
     def get_open() -> Response[str]:
@@ -98,6 +99,10 @@ def add_typed_routes(app: App) -> None:
     @app.endpoint("POST", "/v1/things", scope="things:write", summary="Write")
     def post_thing(body: Thing) -> Response[str]:
         return created({"name": body.name})
+
+    @app.endpoint("POST", "/v1/things/begin", scope="things:write", summary="A body that may be left out")
+    def begin(body: Thing | None = None) -> Response[str]:
+        return json_response({"name": body.name if body else None})
 
     @app.endpoint("PUT", "/v1/things/<code>", scope="things:write", summary="Replace")
     def put_thing(code: Annotated[Code, Path()], body: Thing) -> Response[str]:
@@ -177,7 +182,12 @@ def problem_of(answer: Answer, status: int) -> dict[str, Any]:
 
 def pointers(body: Any) -> list[str]:
     """Where the body of a thing is at fault, in the order told."""
-    document = problem_of(ask("POST", "/v1/things", json.dumps(body)), 422)
+    return pointers_of(ask("POST", "/v1/things", json.dumps(body)))
+
+
+def pointers_of(answer: Answer) -> list[str]:
+    """The pointers of a 422."""
+    document = problem_of(answer, 422)
     assert all(error["detail"] for error in document["errors"])
     return [error["pointer"] for error in document["errors"]]
 
@@ -206,6 +216,55 @@ def test_a_request_that_no_authorizer_saw_is_unauthenticated() -> None:
         "requestContext": {"http": {"method": "GET", "path": "/v1/things"}, "stage": "$default"},
     }
     assert typed.handle(event, LambdaContext())["statusCode"] == 401
+
+
+def vouched(authorizer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What becomes of a request for the things whose context says so of its sender."""
+    http = {"method": "GET", "path": "/v1/things"}
+    context = {"http": http, "stage": "$default", "requestId": REQUEST_ID, "authorizer": authorizer}
+    event = {"version": "2.0", "rawPath": "/v1/things", "headers": {}, "requestContext": context} | more
+    answer: dict[str, Any] = typed.handle(event, LambdaContext())
+    return answer
+
+
+def test_a_caller_inside_aws_passes_with_the_scopes_of_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known by its ARN; never with admin, whatever routes are put before it."""
+    iam = {"userArn": "arn:aws:sts::123456789012:assumed-role/shop/shop", "accountId": "123456789012"}
+    answer = vouched({"iam": iam})
+    assert answer["statusCode"] == 403
+    monkeypatch.setattr("tollgate.api.auth.IAM_SCOPES", IAM_SCOPES | {"things:read"})
+    assert json.loads(vouched({"iam": iam})["body"]) == {"key": iam["userArn"]}
+    assert {"events:write", "usage:read", "entitlements:read", "entitlements:write"} == IAM_SCOPES
+
+
+def test_nothing_that_is_sent_makes_a_caller_of_iam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither headers, query nor body, nor what a Lambda authorizer says: API Gateway writes the context."""
+    monkeypatch.setattr("tollgate.api.auth.IAM_SCOPES", IAM_SCOPES | {"things:read"})
+    iam = {"userArn": "arn:aws:iam::123456789012:user/mallory"}
+    fakes: list[dict[str, Any]] = [
+        vouched({"lambda": {"iam": iam, "userArn": iam["userArn"]}}),
+        vouched({"lambda": {}, "jwt": {"claims": {"iam": iam}}}),
+        vouched({"iam": None}),
+        vouched({"lambda": {}}, headers={"x-amzn-iam": json.dumps(iam), "authorization": "AWS4-HMAC-SHA256 x"}),
+        vouched({"lambda": {}}, queryStringParameters={"iam": json.dumps(iam)}),
+        vouched({"lambda": {}}, body=json.dumps({"requestContext": {"authorizer": {"iam": iam}}})),
+        vouched({"lambda": {}}, iam=iam),
+    ]
+    assert [answer["statusCode"] for answer in fakes] == [401] * len(fakes)
+
+
+def test_a_key_over_its_rate_limit_is_told_how_long_to_wait() -> None:
+    """Before it is told what it may not do; headers as of draft-ietf-httpapi-ratelimit-headers-10."""
+    held = {"limit": "100", "window_seconds": "60", "retry_after": "17"}
+    answer = vouched({"lambda": {"key_id": "k1", "scopes": "things:write", **held}})
+    problem = json.loads(answer["body"])
+    assert (answer["statusCode"], problem["title"]) == (429, "Too many requests")
+    assert problem["type"] == "urn:tollgate:problem:too-many-requests"
+    assert {name: answer["headers"][name] for name in ("RateLimit-Policy", "RateLimit", "Retry-After")} == {
+        "RateLimit-Policy": '"key";q=100;w=60',
+        "RateLimit": '"key";r=0;t=17',
+        "Retry-After": "17",
+    }
 
 
 @pytest.mark.parametrize("scopes", [WRITER, (), ("things",), ("things:read:all",), ("administrator",)])
@@ -270,7 +329,9 @@ def test_a_body_of_another_media_type_is_refused(media_type: str) -> None:
     problem_of(ask("POST", "/v1/things", '{"name": "a"}', headers={"content-type": media_type}), 415)
 
 
-@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", " application/json ", ""])
+@pytest.mark.parametrize(
+    "media_type", ["application/json; charset=utf-8", " application/json ", "", "Application/JSON", ";"]
+)
 def test_json_is_read_however_its_media_type_is_spelt(media_type: str) -> None:
     """Parameters mean nothing, and with no type at all it is taken for JSON."""
     assert ask("POST", "/v1/things", '{"name": "a"}', headers={"content-type": media_type}).status == 201
@@ -422,6 +483,29 @@ def test_a_parameter_is_pointed_at_by_its_name(
     """Of the path, the query and the headers."""
     document = problem_of(ask("GET", path, query=query, headers=headers), 422)
     assert [error["pointer"] for error in document["errors"]] == [pointer]
+
+
+def test_a_bad_parameter_is_told_of_though_the_body_cannot_be_read() -> None:
+    """Which a GET has no use for."""
+    document = problem_of(ask("GET", "/v1/things/-", "["), 422)
+    assert [error["pointer"] for error in document["errors"]] == ["/code"]
+
+
+@pytest.mark.parametrize("body", ["[]", "[null]", "0", '"x"', "true"])
+def test_a_body_that_may_be_left_out_is_an_object_all_the_same(body: str) -> None:
+    """What is none is not taken for a body that was left out."""
+    assert ask("POST", "/v1/things/begin").body == {"name": None}
+    assert ask("POST", "/v1/things/begin", "null").body == {"name": None}
+    assert ask("POST", "/v1/things/begin", '{"name": "a"}').body == {"name": "a"}
+    assert pointers_of(ask("POST", "/v1/things/begin", body)) == [""]
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_hand_written_route_reads_json_too_unless_it_says_otherwise(media_type: str) -> None:
+    """That of events has media types of its own."""
+    headers = {"content-type": media_type}
+    problem_of(ask("POST", "/v1/things", "{}", app=by_hand, headers=headers), 415)
+    assert ask("POST", "/v1/things", "{}", app=make_app(validate=False, json_only=False), headers=headers).status == 201
 
 
 def test_a_fault_is_told_in_our_words() -> None:

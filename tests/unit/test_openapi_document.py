@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 from openapi_spec_validator import validate
 
 from tests.conftest import ROOT
@@ -63,13 +64,58 @@ def test_the_security_scheme_of_the_operations_is_declared() -> None:
     assert schemes == {SECURITY_SCHEME: {"type": "http", "scheme": "bearer"}}
 
 
+def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each body that is sent or answered, with where it stands."""
+    shown = document()
+    for path, methods in shown["paths"].items():
+        for method, operation in methods.items():
+            where = f"{method.upper()} {path}"
+            for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                yield f"{where} {media_type}", content
+            for status, answer in operation["responses"].items():
+                yield from ((f"{where} {status}", content) for content in answer.get("content", {}).values())
+    for name, answer in shown["components"]["responses"].items():
+        yield from ((name, content) for content in answer["content"].values())
+
+
+def test_every_body_has_an_example_that_fits_its_schema() -> None:
+    """All that is sent, and all that is answered: `make examples` tells them anew."""
+    components = document()["components"]
+    for where, content in bodies():
+        if content["schema"] == {"$ref": "#/components/schemas/Problem"} and "example" not in content:
+            assert "ofrep" in where  # where a problem document stands beside the protocol's own errors
+            continue
+        assert "example" in content, where
+        schema = content["schema"] | {"components": components}
+        validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+        assert [error.message for error in validator.iter_errors(content["example"])] == [], where
+
+
+def test_the_examples_are_of_one_story() -> None:
+    """Of acme, on the plan starter, with api-calls."""
+    shown = document()["paths"]
+    plan = shown["/v1/plans/{code}"]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    answered = shown["/v1/customers/{customer}/entitlements/{feature}"]["get"]["responses"]["200"]
+    decision = answered["content"]["application/json"]["example"]
+    assert (plan["code"], plan["features"][0]["feature"]) == ("starter", "api-calls")
+    assert (decision["customer"], decision["plan"], decision["feature"]) == ("acme", "starter", "api-calls")
+    invoice = shown["/v1/invoices/{invoice}"]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert (invoice["customer"], invoice["total"], invoice["status"]) == ("acme", plan["base_price"], "paid")
+
+
 def test_every_operation_tells_its_errors_as_problem_documents() -> None:
-    """RFC 9457; with a scope, 401 and 403 too."""
+    """RFC 9457; with a scope, what any key may meet; with a body, what any body may be refused for."""
     for path, operation in operations():
-        told = {status for status, answer in operation["responses"].items() if is_problem(answer)}
-        assert told == ({"default"} if path in OPEN else {"default", "401", "403"}), path
+        refused = {status for status, answer in operation["responses"].items() if is_problem(answer)}
+        expected = {"default"} | (set() if path in OPEN else {"401", "403", "503"})
+        expected |= {"400", "413", "415", "422"} if "requestBody" in operation else set()
+        expected |= {"422"} if operation["parameters"] else set()
+        assert refused >= expected, path
+        assert refused - expected <= {"402", "404", "409", "503"}, path
 
 
 def is_problem(answer: dict[str, Any]) -> bool:
-    """Whether an answer is a problem document."""
-    return "application/problem+json" in answer.get("content", {})
+    """Whether an answer is, or may be, a problem document."""
+    name = answer.get("$ref", "").rpartition("/")[2]
+    shown = document()["components"]["responses"][name] if name else answer
+    return "application/problem+json" in shown.get("content", {})

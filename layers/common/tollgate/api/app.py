@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -18,6 +18,8 @@ from tollgate.api.auth import SECURITY_SCHEME, Caller, caller_of, require
 from tollgate.api.problems import internal_error, invalid_fields, problem
 from tollgate.kernel.errors import (
     BadRequest,
+    FieldError,
+    InvalidInput,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
@@ -41,29 +43,41 @@ class App(APIGatewayHttpResolver):
 
     `validate` lets Powertools read typed parameters and bodies through pydantic: right for
     administrative functions; the hot ones read their few inputs themselves and never import it.
+    Where `json_only` is False a route says itself what it reads, as that of events does.
     """
 
-    def __init__(self, *, validate: bool) -> None:
+    def __init__(self, *, validate: bool, json_only: bool = True) -> None:
         super().__init__(json_body_deserializer=read_json)
-        self.use([_authorize, _limit_body])
+        self.use([_authorize, _limit_body, *([_require_json] if json_only else [])])
         if validate:
             # Here and not by enable_validation, which would run before the scopes are held.
-            from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (  # pydantic
-                OpenAPIRequestValidationMiddleware,
-            )
-
-            self.use([_require_json, OpenAPIRequestValidationMiddleware()])  # type: ignore[no-untyped-call]  # Powertools has no types here
+            self.use([_validation()])
         self.exception_handler(TollgateError)(self._tell)
         self.exception_handler(NotFoundError)(self._tell_not_found)
         self.exception_handler(RequestValidationError)(self._tell_invalid)
         self.exception_handler(Exception)(self._tell_internal)
 
     def endpoint(
-        self, method: str, path: str, *, scope: str | None, summary: str, **documentation: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        scope: str | None,
+        summary: str,
+        refuses: Sequence[int] = (),
+        openapi_extensions: Mapping[str, Any] | None = None,
+        **documentation: Any,
     ) -> Callable[[_Route], _Route]:
-        """Declare a route: `path` as `/v1/things/<id>`; `scope` None makes it open to all."""
+        """Declare a route: `path` as `/v1/things/<id>`; `scope` None makes it open to all.
+
+        `refuses` are the statuses of the problem documents that come of what it does, such as 404; those of a
+        request that cannot be read are added where openapi.json is made.
+        """
+        extensions = {**(openapi_extensions or {}), "x-refuses": [*refuses]}
         security: list[dict[str, list[str]]] = [{SECURITY_SCHEME: [scope]}] if scope else []
-        return super().route(path, method, security=security, summary=summary, **documentation)
+        return super().route(
+            path, method, security=security, summary=summary, openapi_extensions=extensions, **documentation
+        )
 
     def route(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse a route that says nothing of its scope: get, post and so on of the event handler come here.
@@ -112,8 +126,9 @@ class App(APIGatewayHttpResolver):
         return self._tell(NotFound(f"There is no {path}; see /docs."))
 
     def _tell_invalid(self, error: RequestValidationError) -> Response[str]:
-        body = self.current_event.json_body if self.current_event.body else None
-        return self._tell(invalid_fields(list(error.errors()), body))
+        faults = list(error.errors())
+        in_body = any(fault["loc"][0] == "body" for fault in faults)  # another's may come with a body that is no JSON
+        return self._tell(invalid_fields(faults, self.current_event.json_body if in_body else None))
 
     def _tell_internal(self, error: Exception) -> Response[str]:
         if _passes(error):
@@ -158,6 +173,27 @@ def _require_json(app: App, next_middleware: _NEXT) -> Response[Any]:
     if app.current_event.body and media_type not in {"", "application/json"}:
         raise UnsupportedMediaType("Send application/json.")
     return next_middleware(app)
+
+
+def _validation() -> Any:
+    from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (  # pydantic
+        OpenAPIRequestValidationMiddleware,
+    )
+
+    class Validation(OpenAPIRequestValidationMiddleware):
+        """Reads a body as JSON, which _require_json has seen to.
+
+        Powertools' own way to do it, which has no public name, knows media types in small letters only, and takes
+        what is no object for no body at all.
+        """
+
+        def _get_body(self, app: Any) -> dict[str, Any]:
+            body = app.current_event.json_body
+            if not isinstance(body, dict | None):
+                raise InvalidInput([FieldError("", "must be a JSON object")])
+            return body  # type: ignore[return-value]  # None is no body
+
+    return Validation()  # type: ignore[no-untyped-call]  # Powertools has no types here
 
 
 def _body_bytes(event: Mapping[str, Any]) -> bytes:

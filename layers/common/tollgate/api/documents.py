@@ -1,16 +1,25 @@
 """What openapi.json says of each route, and the page that shows it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 __all__ = ["answers", "docs_page"]
 
 
-def answers(schema: Any, description: str, status: int = 200) -> dict[int, Any]:
-    """The `responses` of a route: a pydantic model, or a JSON schema as a dict."""
+def answers(
+    schema: Any,
+    description: str,
+    status: int = 200,
+    *,
+    media_type: str = "application/json",
+    headers: Mapping[str, Any] | None = None,
+) -> dict[int, Any]:
+    """The `responses` of a route: a pydantic model, a JSON schema as a dict, or None for no content."""
     content = {"schema": schema} if isinstance(schema, dict) else {"model": schema}
-    return {status: {"description": description, "content": {"application/json": content}}}
+    answer = {"description": description, "content": {media_type: content} if schema else {}}
+    return {status: answer | ({"headers": dict(headers)} if headers else {})}
 
 
 def docs_page(openapi: Path) -> str:

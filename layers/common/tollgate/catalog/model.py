@@ -18,6 +18,7 @@ from tollgate.pricing.model import faults as price_faults
 __all__ = [
     "ENDED",
     "INACTIVE",
+    "MAX_WINDOW_SECONDS",
     "AfterGrace",
     "Aggregation",
     "BillingPeriod",
@@ -357,7 +358,7 @@ class Snapshot:
         return granted if override is None else override.over(granted, at)
 
 
-_MAX_WINDOW_SECONDS: Final = 86_400
+MAX_WINDOW_SECONDS: Final = 86_400
 
 
 def plan_faults(plan: Plan, places: Sequence[int] | None = None) -> Iterator[FieldError]:
@@ -413,8 +414,8 @@ def _limit_faults(granted: PlanFeature | Override) -> Iterator[FieldError]:
     if granted.rate is not None:
         if granted.rate.limit <= 0:
             yield FieldError("/rate/limit", "must be greater than 0; to switch a feature off, use enabled")
-        if not 1 <= granted.rate.window_seconds <= _MAX_WINDOW_SECONDS:
-            yield FieldError("/rate/window_seconds", f"must be from 1 to {_MAX_WINDOW_SECONDS}")
+        if not 1 <= granted.rate.window_seconds <= MAX_WINDOW_SECONDS:
+            yield FieldError("/rate/window_seconds", f"must be from 1 to {MAX_WINDOW_SECONDS}")
 
 
 def feature_to_dict(feature: Feature) -> dict[str, Any]:

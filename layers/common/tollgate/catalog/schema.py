@@ -6,9 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from tollgate.catalog.keys import ApiKey, Scope
+from tollgate.catalog.keys import (
+    DEFAULT_OVERLAP_SECONDS,
+    MAX_KEY_WINDOW_SECONDS,
+    MAX_OVERLAP_SECONDS,
+    MAX_RATE,
+    ApiKey,
+    KeyLimit,
+    Scope,
+)
 from tollgate.catalog.life import Action, When
 from tollgate.catalog.model import (
+    MAX_WINDOW_SECONDS,
     AfterGrace,
     Aggregation,
     BillingPeriod,
@@ -37,7 +46,7 @@ from tollgate.catalog.snapshots import MAX_SHARDS, MAX_THRESHOLDS
 from tollgate.catalog.webhooks import EventType, Webhook
 from tollgate.kernel.errors import FieldError
 from tollgate.kernel.money import ZERO
-from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
+from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp, UnsignedDecimal
 from tollgate.kernel.time import format_time
 from tollgate.pricing.schema import PriceBody, to_price
 
@@ -82,7 +91,10 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    # What is always answered is `required` in the schema of an answer, though it need not be sent.
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class FeatureBody(_Body):
@@ -122,15 +134,15 @@ class BillingPeriodBody(_Body):
 class QuotaBody(_Body):
     """A limit per billing period."""
 
-    limit: DecimalString
+    limit: UnsignedDecimal
     overage: Overage = Overage.BLOCK
 
 
 class RateBody(_Body):
     """A limit per time window."""
 
-    limit: DecimalString
-    window_seconds: int = Field(strict=True)
+    limit: UnsignedDecimal
+    window_seconds: int = Field(ge=1, le=MAX_WINDOW_SECONDS, strict=True)
     algorithm: RateAlgorithm = RateAlgorithm.FIXED
 
 
@@ -160,7 +172,7 @@ class PlanBody(_Body):
     name: Name
     currency: CurrencyCode
     billing_period: BillingPeriodBody
-    base_price: DecimalString = ZERO
+    base_price: UnsignedDecimal = ZERO
     trial_days: int = Field(default=0, ge=0, le=3650, strict=True)
     grace_days: int = Field(default=0, ge=0, le=3650, strict=True)
     """For how long a subscription whose invoice could not be collected still grants what the plan does."""
@@ -426,8 +438,10 @@ def override_view(customer: str, feature: str, override: Override) -> dict[str, 
 class ThresholdBody(_Body):
     """Usage worth an alert: a percentage of the quota, or a quantity; exactly one of them."""
 
-    percent: DecimalString | None = None
-    quantity: DecimalString | None = None
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    percent: UnsignedDecimal | None = None
+    quantity: UnsignedDecimal | None = None
 
     def to_threshold(self) -> Threshold:
         """The threshold."""
@@ -452,24 +466,51 @@ def alerts_view(customer: str, feature: str, thresholds: tuple[Threshold, ...]) 
     return {"customer": customer, "feature": feature, "thresholds": [threshold_to_dict(one) for one in thresholds]}
 
 
+class KeyLimitBody(_Body):
+    """At most so many requests of a key in each window, over all its callers."""
+
+    limit: int = Field(ge=1, le=MAX_RATE, strict=True)
+    window_seconds: int = Field(ge=1, le=MAX_KEY_WINDOW_SECONDS, strict=True)
+
+
 class ApiKeyBody(_Body):
     """A key to make."""
 
     name: Name
     scopes: list[Scope] = Field(min_length=1, max_length=20)
+    expires_at: Timestamp | None = None
+    """When it ends by itself: in the future, and at most ten years ahead."""
+    rate_limit: KeyLimitBody | None = None
+
+    def limit(self) -> KeyLimit | None:
+        """Its rate limit."""
+        return KeyLimit(self.rate_limit.limit, self.rate_limit.window_seconds) if self.rate_limit else None
 
 
 class ApiKeyView(ApiKeyBody):
     """A key without its secret."""
 
     id: Code
+    prefix: str
+    """How its secrets begin."""
     created_at: Timestamp
+    last_used_at: Timestamp | None
+    """To the hour; null while it has not been used."""
+    old_secret_until: Timestamp | None
+    """Until then the secret before the last rotation is good too."""
 
 
 class ApiKeyCreated(ApiKeyView):
-    """A new key; the secret is shown this once, and null when the request is repeated."""
+    """A key with a new secret, which is shown this once, and null when the request is repeated."""
 
     secret: str | None
+
+
+class RotateKeyBody(_Body):
+    """Another secret for a key."""
+
+    overlap_seconds: int = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS, strict=True)
+    """For how long the present secret stays good; 0 ends it at once."""
 
 
 class ApiKeyList(BaseModel):
@@ -479,13 +520,20 @@ class ApiKeyList(BaseModel):
     next_cursor: str | None
 
 
-def key_view(key: ApiKey) -> dict[str, Any]:
+def key_view(key: ApiKey, now: datetime) -> dict[str, Any]:
     """A key as the API shows it."""
+    limit = key.rate_limit
+    overlaps = key.previous_until is not None and now < key.previous_until
     return {
         "id": key.id,
+        "prefix": key.prefix,
         "name": key.name,
         "scopes": list(key.scopes),
         "created_at": format_time(key.created_at),
+        "expires_at": format_time(key.expires_at) if key.expires_at else None,
+        "rate_limit": {"limit": limit.limit, "window_seconds": limit.window_seconds} if limit else None,
+        "last_used_at": format_time(key.last_used_at) if key.last_used_at else None,
+        "old_secret_until": format_time(key.previous_until) if key.previous_until and overlaps else None,
     }
 
 

@@ -18,7 +18,15 @@ from tollgate.kernel.ids import is_id
 from tollgate.kernel.json import read_json
 from tollgate.metering.service import Counters, Directory
 
-__all__ = ["FLAGS_SCHEMA", "FLAG_SCHEMA", "REQUEST", "evaluate", "evaluate_all"]
+__all__ = [
+    "FAILURE_SCHEMA",
+    "FLAGS_SCHEMA",
+    "FLAG_FAILURE_SCHEMA",
+    "FLAG_SCHEMA",
+    "REQUEST",
+    "evaluate",
+    "evaluate_all",
+]
 
 Answer = tuple[HTTPStatus, dict[str, Any]]
 
@@ -108,7 +116,7 @@ def _reason(reason: Reason) -> str:
 
 
 REQUEST: Final[dict[str, Any]] = {
-    "requestBody": {
+    "x-request-body": {
         "required": True,
         "content": {
             "application/json": {
@@ -119,7 +127,9 @@ REQUEST: Final[dict[str, Any]] = {
                         "context": {
                             "type": "object",
                             "required": ["targetingKey"],
-                            "properties": {"targetingKey": {"type": "string", "description": "The customer"}},
+                            "properties": {
+                                "targetingKey": {"type": "string", "minLength": 1, "description": "The customer"}
+                            },
                         }
                     },
                 }
@@ -144,4 +154,17 @@ FLAGS_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["flags"],
     "properties": {"flags": {"type": "array", "items": FLAG_SCHEMA}},
+}
+
+FAILURE_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["errorCode", "errorDetails"],
+    "properties": {"errorCode": {"enum": [code.value for code in _Code]}, "errorDetails": {"type": "string"}},
+}
+"""The protocol's own errors."""
+
+FLAG_FAILURE_SCHEMA: Final[dict[str, Any]] = {
+    **FAILURE_SCHEMA,
+    "required": ["key", *FAILURE_SCHEMA["required"]],
+    "properties": {"key": {"type": "string"}, **FAILURE_SCHEMA["properties"]},
 }

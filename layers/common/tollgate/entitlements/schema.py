@@ -10,10 +10,10 @@ from tollgate.entitlements.model import Reason
 from tollgate.entitlements.rules import Item
 from tollgate.entitlements.service import MAX_ITEMS, MAX_RESERVED_SECONDS, Status
 from tollgate.kernel.errors import FieldError, InvalidInput
-from tollgate.kernel.ids import ID_PATTERN, is_id
+from tollgate.kernel.ids import ID_PATTERN, ID_SCHEMA, is_id
 from tollgate.kernel.json import read_json
-from tollgate.kernel.money import parse_decimal
-from tollgate.kernel.time import parse_time
+from tollgate.kernel.money import QUANTITY_SCHEMA, UNSIGNED_SCHEMA, parse_decimal
+from tollgate.kernel.time import TIME_SCHEMA, parse_time
 
 __all__ = [
     "COMMIT_REQUEST",
@@ -21,6 +21,7 @@ __all__ = [
     "CONSUME_REQUEST",
     "DECISIONS_SCHEMA",
     "DECISION_SCHEMA",
+    "LIMIT_HEADERS",
     "QUANTITY_PARAMETER",
     "RESERVATION_SCHEMA",
     "RESERVE_REQUEST",
@@ -136,7 +137,26 @@ def read_items(fields: Fields) -> list[Item]:
     return items
 
 
-_AMOUNT: Final[dict[str, Any]] = {"type": ["string", "null"], "description": "A decimal string"}
+_AMOUNT: Final[dict[str, Any]] = UNSIGNED_SCHEMA | {"type": ["string", "null"]}
+_MAYBE_ID: Final[dict[str, Any]] = ID_SCHEMA | {"type": ["string", "null"]}
+_MAYBE_TIME: Final[dict[str, Any]] = TIME_SCHEMA | {"type": ["string", "null"]}
+
+_LIMIT: Final = r'"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}";'
+LIMIT_HEADERS: Final[dict[str, Any]] = {
+    "RateLimit-Policy": {
+        "description": "The limit of each feature that has one, and its window in seconds (an IETF draft)",
+        "schema": {"type": "string", "pattern": f"^({_LIMIT}q=[0-9]+(;w=[0-9]+)?(, )?)+$"},
+    },
+    "RateLimit": {
+        "description": "What remains of it, and the seconds until it is whole again (an IETF draft)",
+        "schema": {"type": "string", "pattern": f"^({_LIMIT}r=[0-9]+;t=[0-9]+(, )?)+$"},
+    },
+    "Retry-After": {
+        "description": "After a no: the seconds until the same would be a yes, where that is known",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+}
+"""Of the answers to checks and consumptions."""
 
 DECISION_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -166,9 +186,9 @@ DECISION_SCHEMA: Final[dict[str, Any]] = {
         "reserved": _AMOUNT,
         "remaining": _AMOUNT,
         "overage": _AMOUNT,
-        "resets_at": {"type": ["string", "null"], "format": "date-time"},
-        "plan": {"type": ["string", "null"]},
-        "subscription": {"type": ["string", "null"]},
+        "resets_at": _MAYBE_TIME,
+        "plan": _MAYBE_ID,
+        "subscription": _MAYBE_ID,
     },
 }
 
@@ -186,28 +206,24 @@ QUANTITY_PARAMETER: Final[dict[str, Any]] = {
         {
             "name": "quantity",
             "in": "query",
-            "schema": {"type": "string", "default": "1"},
-            "description": "A decimal string, not negative",
+            "schema": UNSIGNED_SCHEMA | {"default": "1"},
         }
     ]
 }
 
-_ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
-_QUANTITY_SCHEMA: Final[dict[str, Any]] = {"type": "string", "default": "1", "description": "A decimal string"}
+_QUANTITY_SCHEMA: Final[dict[str, Any]] = QUANTITY_SCHEMA | {"default": "1"}
 _STATUSES: Final[dict[str, Any]] = {"enum": [status.value for status in Status]}
 
 
 def _request(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     schema = {"type": "object", "required": required, "additionalProperties": False, "properties": properties}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"x-request-body": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-CONSUME_REQUEST: Final = _request(
-    {"id": _ID_SCHEMA, "quantity": _QUANTITY_SCHEMA, "time": {"type": "string", "format": "date-time"}}, ["id"]
-)
+CONSUME_REQUEST: Final = _request({"id": ID_SCHEMA, "quantity": _QUANTITY_SCHEMA, "time": _MAYBE_TIME}, ["id"])
 SEVERAL_REQUEST: Final = _request(
     {
-        "id": _ID_SCHEMA,
+        "id": ID_SCHEMA,
         "items": {
             "type": "array",
             "minItems": 1,
@@ -216,24 +232,24 @@ SEVERAL_REQUEST: Final = _request(
                 "type": "object",
                 "required": ["feature"],
                 "additionalProperties": False,
-                "properties": {"feature": _ID_SCHEMA, "quantity": _QUANTITY_SCHEMA},
+                "properties": {"feature": ID_SCHEMA, "quantity": _QUANTITY_SCHEMA},
             },
         },
-        "time": {"type": "string", "format": "date-time"},
+        "time": _MAYBE_TIME,
     },
     ["id", "items"],
 )
 RESERVE_REQUEST: Final = _request(
     {
-        "id": _ID_SCHEMA,
-        "customer": _ID_SCHEMA,
-        "feature": _ID_SCHEMA,
-        "quantity": _QUANTITY_SCHEMA,
+        "id": ID_SCHEMA,
+        "customer": ID_SCHEMA,
+        "feature": ID_SCHEMA,
+        "quantity": QUANTITY_SCHEMA,
         "expires_in_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_RESERVED_SECONDS},
     },
     ["id", "customer", "feature", "quantity", "expires_in_seconds"],
 )
-COMMIT_REQUEST: Final = _request({"quantity": {"type": "string", "description": "A decimal string"}}, ["quantity"])
+COMMIT_REQUEST: Final = _request({"quantity": QUANTITY_SCHEMA}, ["quantity"])
 
 CONSUMED_SCHEMA: Final[dict[str, Any]] = {
     **DECISION_SCHEMA,
@@ -244,7 +260,7 @@ SEVERAL_CONSUMED_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["id", "status", "allowed", "items"],
     "properties": {
-        "id": {"type": "string"},
+        "id": ID_SCHEMA,
         "status": _STATUSES,
         "allowed": {"type": "boolean"},
         "items": {"type": "array", "items": DECISION_SCHEMA},
@@ -255,8 +271,8 @@ RESERVATION_SCHEMA: Final[dict[str, Any]] = {
     "required": [*CONSUMED_SCHEMA["required"], "id", "quantity", "expires_at"],
     "properties": {
         **CONSUMED_SCHEMA["properties"],
-        "id": {"type": "string"},
-        "quantity": {"type": "string"},
-        "expires_at": {"type": "string", "format": "date-time"},
+        "id": ID_SCHEMA,
+        "quantity": UNSIGNED_SCHEMA,
+        "expires_at": TIME_SCHEMA,
     },
 }

@@ -3,11 +3,17 @@
 import hashlib
 import re
 import uuid
-from typing import Final, TypeGuard
+from typing import Any, Final, TypeGuard
 
-__all__ = ["ID_PATTERN", "derived_id", "is_id", "new_id"]
+__all__ = ["ID_PATTERN", "ID_SCHEMA", "MAX_CURSOR", "MAX_KEY", "derived_id", "is_id", "new_id"]
 
 ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
+"""One in openapi.json."""
+MAX_CURSOR: Final = 1_024
+"""Characters of a cursor."""
+MAX_KEY: Final = 255
+"""Characters of an Idempotency-Key."""
 _ID: Final = re.compile(ID_PATTERN.replace("$", r"\Z"))
 
 

@@ -7,12 +7,17 @@ value, and a sum of many, fits DynamoDB's 38 digits.
 import re
 from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "CURRENCY_PATTERN",
     "DECIMAL_PATTERN",
     "EXACT",
+    "LEAST_TOO_LARGE",
+    "QUANTITY_SCHEMA",
+    "SIGNED_SCHEMA",
+    "UNSIGNED_PATTERN",
+    "UNSIGNED_SCHEMA",
     "ZERO",
     "exponent",
     "format_amount",
@@ -23,7 +28,18 @@ __all__ = [
 ]
 
 ZERO: Final = Decimal(0)
-DECIMAL_PATTERN: Final = r"^-?(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?$"
+UNSIGNED_PATTERN: Final = r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?$"
+DECIMAL_PATTERN: Final = UNSIGNED_PATTERN.replace("^", "^-?")
+LEAST_TOO_LARGE: Final = 10**20
+"""The least whole number that is too large for the wire."""
+SIGNED_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": DECIMAL_PATTERN}
+"""A decimal in openapi.json, as it is answered."""
+UNSIGNED_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": UNSIGNED_PATTERN}
+"""The same of one that is not negative."""
+QUANTITY_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [UNSIGNED_SCHEMA, {"type": "integer", "minimum": 0, "exclusiveMaximum": LEAST_TOO_LARGE}]
+}
+"""The same of one that is sent: a whole number will do."""
 CURRENCY_PATTERN: Final = r"^[A-Z]{3}$"
 _MAX_DIGITS: Final = 38
 _DECIMAL: Final = re.compile(DECIMAL_PATTERN.replace("$", r"\Z"))

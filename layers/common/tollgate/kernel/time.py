@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["Clock", "format_time", "from_epoch_ms", "parse_time", "system_clock"]
+__all__ = ["TIME_SCHEMA", "Clock", "format_time", "from_epoch_ms", "parse_time", "system_clock"]
 
 Clock = Callable[[], datetime]
 """Gives the present instant; passed in, so that a test or a simulation owns time."""
 
+TIME_SCHEMA: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
+"""An instant in openapi.json."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from tollgate.kernel.errors import FieldError, InvalidInput, UnsupportedMediaType
-from tollgate.kernel.ids import ID_PATTERN, is_id
+from tollgate.kernel.ids import ID_PATTERN, ID_SCHEMA, MAX_CURSOR, is_id
 from tollgate.kernel.json import deeper_than, read_json
-from tollgate.kernel.money import format_decimal
-from tollgate.kernel.time import format_time, parse_time
+from tollgate.kernel.money import QUANTITY_SCHEMA, UNSIGNED_SCHEMA, format_decimal
+from tollgate.kernel.time import TIME_SCHEMA, format_time, parse_time
 from tollgate.metering.fields import MAX_SOURCE, read_quantity, read_source
 from tollgate.metering.model import MAX_EVENTS, Event, Rejection
 from tollgate.metering.usual import read_usual_cloud_events, read_usual_events
@@ -27,6 +27,8 @@ __all__ = [
     "EXPLANATION_PARAMETERS",
     "EXPLANATION_SCHEMA",
     "MAX_SOURCE",
+    "PREFERENCE_APPLIED",
+    "QUEUED_SCHEMA",
     "RESULTS_SCHEMA",
     "USAGE_PARAMETERS",
     "USAGE_SCHEMA",
@@ -225,20 +227,27 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     return body | ({"time": format_time(event.time)} if event.time else {})
 
 
-_ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
+_MAYBE_TIME: Final[dict[str, Any]] = TIME_SCHEMA | {"type": ["string", "null"]}
+_MAYBE_ID: Final[dict[str, Any]] = ID_SCHEMA | {"type": ["string", "null"]}
+_NUMBER: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
+_QUANTITY: Final[dict[str, Any]] = QUANTITY_SCHEMA | {"default": "1", "description": "Not negative"}
+_PROPERTIES: Final[dict[str, Any]] = {
+    "type": ["object", "null"],
+    "description": f"Nested at most {_MAX_DEPTH} deep",
+}
 _EVENT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "title": "UsageEvent",
     "required": ["id", "customer", "feature"],
     "additionalProperties": False,
     "properties": {
-        "id": _ID_SCHEMA,
+        "id": ID_SCHEMA,
         "source": {"type": "string", "maxLength": MAX_SOURCE},
-        "customer": _ID_SCHEMA,
-        "feature": _ID_SCHEMA,
-        "quantity": {"type": "string", "default": "1", "description": "A decimal string, not negative"},
-        "time": {"type": "string", "format": "date-time"},
-        "properties": {"type": "object"},
+        "customer": ID_SCHEMA,
+        "feature": ID_SCHEMA,
+        "quantity": _QUANTITY,
+        "time": _MAYBE_TIME,
+        "properties": _PROPERTIES,
     },
 }
 _CLOUD_EVENT_SCHEMA: Final[dict[str, Any]] = {
@@ -247,12 +256,12 @@ _CLOUD_EVENT_SCHEMA: Final[dict[str, Any]] = {
     "required": ["specversion", "id", "source", "type", "subject"],
     "properties": {
         "specversion": {"const": "1.0"},
-        "id": _ID_SCHEMA,
+        "id": ID_SCHEMA,
         "source": {"type": "string", "minLength": 1, "maxLength": MAX_SOURCE},
-        "type": {**_ID_SCHEMA, "description": "The feature"},
-        "subject": {**_ID_SCHEMA, "description": "The customer"},
-        "time": {"type": "string", "format": "date-time"},
-        "data": {"type": "object", "properties": {"quantity": {"type": "string", "default": "1"}}},
+        "type": {**ID_SCHEMA, "description": "The feature"},
+        "subject": {**ID_SCHEMA, "description": "The customer"},
+        "time": _MAYBE_TIME,
+        "data": _PROPERTIES | {"properties": {"quantity": _QUANTITY}},
     },
 }
 
@@ -262,7 +271,7 @@ def _several(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 EVENTS_SCHEMA: Final[dict[str, Any]] = {
-    "requestBody": {
+    "x-request-body": {
         "required": True,
         "content": {
             "application/json": {
@@ -304,7 +313,7 @@ RESULTS_SCHEMA: Final[dict[str, Any]] = {
                 "type": "object",
                 "required": ["id", "status"],
                 "properties": {
-                    "id": {"type": ["string", "null"]},
+                    "id": {"type": ["string", "null"], "maxLength": 128},
                     "status": {"enum": ["accepted", "duplicate", "conflict", "rejected"]},
                     "reason": {"type": "string"},
                     "detail": {"type": "string"},
@@ -313,16 +322,35 @@ RESULTS_SCHEMA: Final[dict[str, Any]] = {
                 },
             },
         },
-        **{name: {"type": "integer"} for name in ("accepted", "duplicate", "conflict", "rejected")},
+        **dict.fromkeys(("accepted", "duplicate", "conflict", "rejected"), _NUMBER),
     },
 }
 """The answer in openapi.json."""
 
+QUEUED_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["queued"],
+    "properties": {"queued": {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS}},
+}
+"""The answer where `Prefer: respond-async` was asked for."""
+
+PREFERENCE_APPLIED: Final[dict[str, Any]] = {
+    "Preference-Applied": {"required": True, "schema": {"const": "respond-async"}},
+}
+"""Its header."""
+
+_PERIOD_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["start", "end"],
+    "properties": {"start": TIME_SCHEMA, "end": TIME_SCHEMA},
+}
+_MAYBE_PERIOD: Final[dict[str, Any]] = _PERIOD_SCHEMA | {"type": ["object", "null"]}
+
 USAGE_PARAMETERS: Final[dict[str, Any]] = {
     "x-parameters": [
-        {"name": "feature", "in": "query", "required": True, "schema": _ID_SCHEMA},
-        {"name": "from", "in": "query", "schema": {"type": "string", "format": "date-time"}},
-        {"name": "to", "in": "query", "schema": {"type": "string", "format": "date-time"}},
+        {"name": "feature", "in": "query", "required": True, "schema": ID_SCHEMA},
+        {"name": "from", "in": "query", "schema": TIME_SCHEMA, "description": "Inclusive"},
+        {"name": "to", "in": "query", "schema": TIME_SCHEMA, "description": "Exclusive"},
         {
             "name": "granularity",
             "in": "query",
@@ -336,24 +364,20 @@ USAGE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["customer", "feature", "period", "quantity", "events", "buckets"],
     "properties": {
-        "customer": {"type": "string"},
-        "feature": {"type": "string"},
-        "period": {
-            "type": "object",
-            "required": ["start", "end"],
-            "properties": {name: {"type": "string", "format": "date-time"} for name in ("start", "end")},
-        },
-        "quantity": {"type": "string"},
-        "events": {"type": "integer"},
+        "customer": ID_SCHEMA,
+        "feature": ID_SCHEMA,
+        "period": _PERIOD_SCHEMA,
+        "quantity": UNSIGNED_SCHEMA,
+        "events": _NUMBER,
         "buckets": {
             "type": "array",
             "items": {
                 "type": "object",
                 "required": ["start", "quantity", "events"],
                 "properties": {
-                    "start": {"type": "string", "format": "date-time"},
-                    "quantity": {"type": "string"},
-                    "events": {"type": "integer"},
+                    "start": TIME_SCHEMA,
+                    "quantity": UNSIGNED_SCHEMA,
+                    "events": _NUMBER,
                 },
             },
         },
@@ -361,17 +385,10 @@ USAGE_SCHEMA: Final[dict[str, Any]] = {
 }
 """The answer to it."""
 
-_TIME_SCHEMA: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
-_PERIOD_SCHEMA: Final[dict[str, Any]] = {
-    "type": ["object", "null"],
-    "required": ["start", "end"],
-    "properties": {"start": _TIME_SCHEMA, "end": _TIME_SCHEMA},
-}
-
 EXPLANATION_PARAMETERS: Final[dict[str, Any]] = {
     "x-parameters": [
-        {"name": "customer", "in": "query", "required": True, "schema": _ID_SCHEMA},
-        {"name": "id", "in": "query", "required": True, "schema": _ID_SCHEMA},
+        {"name": "customer", "in": "query", "required": True, "schema": ID_SCHEMA},
+        {"name": "id", "in": "query", "required": True, "schema": ID_SCHEMA},
         {
             "name": "source",
             "in": "query",
@@ -380,13 +397,13 @@ EXPLANATION_PARAMETERS: Final[dict[str, Any]] = {
         {
             "name": "feature",
             "in": "query",
-            "schema": _ID_SCHEMA,
+            "schema": ID_SCHEMA,
             "description": "Look among the events of this feature only",
         },
         {
             "name": "time",
             "in": "query",
-            "schema": _TIME_SCHEMA,
+            "schema": TIME_SCHEMA,
             "description": "Look at this time only; without it, at that of the id, then at the last 35 days",
         },
     ]
@@ -397,13 +414,14 @@ EXPLANATION_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["id", "source", "customer", "feature", "outcome", "time", "period", "detail"],
     "properties": {
-        **{name: {"type": "string"} for name in ("id", "source", "customer", "detail")},
-        "feature": {"type": ["string", "null"]},
+        **dict.fromkeys(("id", "customer"), ID_SCHEMA),
+        **{name: {"type": "string"} for name in ("source", "detail")},
+        "feature": _MAYBE_ID,
         "outcome": {"enum": ["counted", "unknown"]},
-        "time": {"type": ["string", "null"], "format": "date-time"},
-        "period": _PERIOD_SCHEMA,
-        "subscription": {"type": ["string", "null"]},
-        "quantity": {"type": ["string", "null"]},
+        "time": _MAYBE_TIME,
+        "period": _MAYBE_PERIOD,
+        "subscription": _MAYBE_ID,
+        "quantity": UNSIGNED_SCHEMA | {"type": ["string", "null"]},
         "properties": {"type": ["object", "null"]},
         "reason": {"type": ["string", "null"], "description": "What it would be rejected for if it came now"},
     },
@@ -412,16 +430,16 @@ EXPLANATION_SCHEMA: Final[dict[str, Any]] = {
 
 COUNTED_EVENTS_PARAMETERS: Final[dict[str, Any]] = {
     "x-parameters": [
-        {"name": "feature", "in": "query", "required": True, "schema": _ID_SCHEMA},
-        {"name": "from", "in": "query", "schema": _TIME_SCHEMA, "description": "Inclusive; 35 days ago without it"},
-        {"name": "to", "in": "query", "schema": _TIME_SCHEMA, "description": "Exclusive; now without it"},
+        {"name": "feature", "in": "query", "required": True, "schema": ID_SCHEMA},
+        {"name": "from", "in": "query", "schema": TIME_SCHEMA, "description": "Inclusive; 35 days ago without it"},
+        {"name": "to", "in": "query", "schema": TIME_SCHEMA, "description": "Exclusive; now without it"},
         {
             "name": "limit",
             "in": "query",
             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS, "default": 100},
             "description": "A page may hold fewer and yet not be the last: go by next_cursor",
         },
-        {"name": "cursor", "in": "query", "schema": {"type": "string"}},
+        {"name": "cursor", "in": "query", "schema": {"type": "string", "maxLength": MAX_CURSOR}},
     ]
 }
 """The query of `GET /v1/customers/{id}/events` in openapi.json."""
@@ -436,10 +454,12 @@ COUNTED_EVENTS_SCHEMA: Final[dict[str, Any]] = {
                 "type": "object",
                 "required": ["id", "source", "time", "quantity", "properties", "period", "subscription"],
                 "properties": {
-                    **{name: {"type": "string"} for name in ("id", "source", "quantity", "subscription")},
-                    "time": _TIME_SCHEMA,
+                    **dict.fromkeys(("id", "subscription"), ID_SCHEMA),
+                    "source": {"type": "string"},
+                    "quantity": UNSIGNED_SCHEMA,
+                    "time": TIME_SCHEMA,
                     "properties": {"type": ["object", "null"]},
-                    "period": _PERIOD_SCHEMA,
+                    "period": _MAYBE_PERIOD,
                 },
             },
         },

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tollgate.kernel.money import ZERO
-from tollgate.kernel.schema import CurrencyCode, DecimalString
+from tollgate.kernel.schema import CurrencyCode, DecimalString, UnsignedDecimal
 from tollgate.pricing.model import (
     MAX_TIERS,
     Flat,
@@ -48,16 +48,16 @@ class _Body(BaseModel):
 class TierBody(_Body):
     """Units up to and including a bound, and what they cost."""
 
-    up_to: DecimalString | None = Field(description="Inclusive upper bound; null in the last tier.")
-    unit_price: DecimalString = Field(description="Price of one unit.", examples=["10"])
-    flat_fee: DecimalString = Field(default=ZERO, description="Charged once when the tier is entered.")
+    up_to: UnsignedDecimal | None = Field(description="Inclusive upper bound; null in the last tier.")
+    unit_price: UnsignedDecimal = Field(description="Price of one unit.", examples=["10"])
+    flat_fee: UnsignedDecimal = Field(default=ZERO, description="Charged once when the tier is entered.")
 
 
 class _LimitsBody(_Body):
-    minimum_amount: DecimalString | None = Field(
+    minimum_amount: UnsignedDecimal | None = Field(
         default=None, description="The least a period costs, also with no usage."
     )
-    maximum_amount: DecimalString | None = Field(default=None, description="The most a period costs.")
+    maximum_amount: UnsignedDecimal | None = Field(default=None, description="The most a period costs.")
     zero_usage: Literal["none", "flat"] = Field(
         default="none", description="Whether quantity 0 is charged the first tier's flat fee."
     )
@@ -67,8 +67,8 @@ class FlatPriceBody(_LimitsBody):
     """(quantity - included) x unit_price, never below 0."""
 
     model: Literal["flat"]
-    unit_price: DecimalString = Field(description="Price of one unit.", examples=["0.05"])
-    included: DecimalString = Field(default=ZERO, description="Units that are free in each period.")
+    unit_price: UnsignedDecimal = Field(description="Price of one unit.", examples=["0.05"])
+    included: UnsignedDecimal = Field(default=ZERO, description="Units that are free in each period.")
 
 
 class TieredPriceBody(_LimitsBody):
@@ -89,9 +89,9 @@ class PackagePriceBody(_LimitsBody):
     """Whole packages of units above the included ones."""
 
     model: Literal["package"]
-    package_size: DecimalString = Field(description="Units in one package.", examples=["500"])
-    package_price: DecimalString = Field(description="Price of one package.", examples=["20"])
-    included: DecimalString = Field(default=ZERO, description="Units that are free in each period.")
+    package_size: UnsignedDecimal = Field(description="Units in one package.", examples=["500"])
+    package_price: UnsignedDecimal = Field(description="Price of one package.", examples=["20"])
+    included: UnsignedDecimal = Field(default=ZERO, description="Units that are free in each period.")
     partial_package: Literal["round_up", "round_down"] = Field(
         default="round_up", description="Whether a package that is begun is charged whole or not at all."
     )
@@ -109,7 +109,7 @@ class QuoteRequest(_Body):
     currency: CurrencyCode = Field(description="ISO 4217 code.", examples=["EUR"])
     price: PriceBody = Field(examples=[_GRADUATED])
     quantity: DecimalString = Field(description="Units to price.", examples=["250"])
-    previous_quantity: DecimalString | None = Field(
+    previous_quantity: UnsignedDecimal | None = Field(
         default=None, description="Units already priced in the same period.", examples=["100"]
     )
 

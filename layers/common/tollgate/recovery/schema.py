@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from tollgate.kernel.ids import MAX_CURSOR
 from tollgate.kernel.schema import Code, Timestamp
 from tollgate.kernel.time import format_time
 from tollgate.recovery.ledger import Filter
@@ -25,8 +26,9 @@ __all__ = [
 
 MAX_BULK = 1_000
 
-Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000)]
-Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
+_SAYS_SOMETHING = Field(json_schema_extra={"pattern": r"\S"})  # blanks at its ends are taken off first
+Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000), _SAYS_SOMETHING]
+Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128), _SAYS_SOMETHING]
 
 
 class _Body(BaseModel):
@@ -81,7 +83,7 @@ class ErrorsBody(_Body):
     """Only count what would be changed."""
     limit: Annotated[int, Field(strict=True, ge=1, le=MAX_BULK)] = MAX_BULK
     """Records to change at most; the answer says where to go on."""
-    cursor: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    cursor: Annotated[str, StringConstraints(max_length=MAX_CURSOR)] | None = None
     """`next_cursor` of the answer before."""
 
     def to_filter(self) -> Filter:
