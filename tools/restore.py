@@ -9,6 +9,7 @@ tools/restore_drill.py does the same for a customer of its own, to see that it w
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -100,6 +101,8 @@ def site_of(stack: str | None, state: Path = LOCAL) -> Site:
 def restore(dynamodb: "DynamoDBClient", tables: Mapping[str, str], at: datetime) -> dict[str, str]:
     """Restore tables to a second, as new ones; their names by the names of the old ones.
 
+    Tables that were restored to that second before are taken as they are.
+
     A restored table has the items, the keys and the indexes; it has no stream, no time to live, no alarms, no tags and
     no point-in-time recovery of its own.
 
@@ -111,7 +114,10 @@ def restore(dynamodb: "DynamoDBClient", tables: Mapping[str, str], at: datetime)
     made = {}
     for table in tables.values():
         made[table] = f"{table}-{at:%Y%m%dT%H%M%S}"
-        dynamodb.restore_table_to_point_in_time(SourceTableName=table, TargetTableName=made[table], RestoreDateTime=at)
+        with contextlib.suppress(dynamodb.exceptions.TableAlreadyExistsException):  # it was restored before
+            dynamodb.restore_table_to_point_in_time(
+                SourceTableName=table, TargetTableName=made[table], RestoreDateTime=at
+            )
     _wait_for(dynamodb, made.values())
     return made
 

@@ -72,6 +72,19 @@ def test_a_table_without_point_in_time_recovery_says_so(dynamodb: Any) -> None:
         tool.restore(dynamodb, {"UsageTable": LIVE}, parse_time("2026-11-01T00:00:00Z"))
 
 
+def test_a_table_that_was_restored_to_that_second_before_is_taken(dynamodb: Any) -> None:
+    """So that one may look at it, and then have it copied back."""
+    enabled = {"PointInTimeRecoveryEnabled": True}
+    dynamodb.update_continuous_backups(TableName=LIVE, PointInTimeRecoverySpecification=enabled)
+    put(dynamodb, LIVE, ours=1)
+    at = parse_time("2026-11-01T12:00:00Z")
+    for _ in range(2):
+        made = tool.restore(dynamodb, {"UsageTable": LIVE}, at)
+        assert made == {LIVE: f"{LIVE}-20261101T120000"}
+        assert held(dynamodb, made[LIVE]) == {"ours": 1}
+        put(dynamodb, LIVE, ours=2)
+
+
 def test_a_stack_is_restored_only_when_its_name_is_given_again(
     dynamodb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
