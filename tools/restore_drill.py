@@ -37,7 +37,7 @@ from tools import LOCAL, ToolError
 from tools.local import running_stack
 from tools.recount import audited
 from tools.restore import TABLES, Item, Site, back_up, copy_back, restore, restore_backups, scan, site_of
-from tools.stores import open_stores
+from tools.stores import Stores, open_stores
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -163,7 +163,7 @@ class Customer:
         self._post(f"/v1/errors/{self.error}/discard", {"note": "a drill"})
 
 
-def drill(site: Site, api: httpx.Client, console: Console, *, by: str, stack: str | None, state: Path) -> Drilled:
+def drill(site: Site, stores: Stores, api: httpx.Client, console: Console, *, by: str) -> Drilled:
     """Do it; what is restored is deleted in the end.
 
     Raises:
@@ -198,7 +198,7 @@ def drill(site: Site, api: httpx.Client, console: Console, *, by: str, stack: st
     put, deleted = sum(one.put for one in copied), sum(one.deleted for one in copied)
     console.print(f"[green]copied back[/]: {put} items put, {deleted} deleted")
     _verify(customer, was, lost, before, after)
-    found = audited(open_stores(stack, state), customer.name, FEATURE, None)[1]
+    found = audited(stores, customer.name, FEATURE, None)[1]
     _must("a recount agrees", found.agrees, True)
     customer.leave()
     for table in restored.values():
@@ -270,11 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.stack:
         console.print("MiniStack keeps no history: backups are made at the second and restored, in place of PITR")
     try:
+        stores = open_stores(options.stack, options.state)  # first: it sets the environment
         site = site_of(options.stack, options.state)
         key = os.environ.get("TOLLGATE_API_KEY", "") if options.stack else running_stack(options.state).api_key
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=site.api_url, headers=headers, timeout=60) as api:
-            drill(site, api, console, by=by, stack=options.stack, state=options.state)
+            drill(site, stores, api, console, by=by)
     except (ToolError, BotoCoreError, ClientError, httpx.HTTPError) as error:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1
