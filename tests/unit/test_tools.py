@@ -2,7 +2,10 @@
 
 import ast
 import csv
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
@@ -179,3 +182,17 @@ def test_a_port_that_is_none_and_a_replay_into_nothing_say_what_to_do(
         local.running_stack(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "tollgate: TOLLGATE_PORT is 'web'; it must be a port, such as 4566"
+
+
+# Commands
+
+
+def test_every_command_starts_in_a_bare_shell() -> None:
+    """The environment of a function, which tests have, is none of an operator's."""
+    modules = [f"tools.{path.stem}" for path in sorted((ROOT / "tools").glob("*.py"))]
+    wanted = "; ".join(f"import {module}" for module in modules if module not in {"tools.engine", "tools.__init__"})
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", wanted], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
