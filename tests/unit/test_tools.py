@@ -2,7 +2,10 @@
 
 import ast
 import csv
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
@@ -230,3 +233,17 @@ def test_the_partitions_of_a_request_are_those_that_iam_would_be_told(
 ) -> None:
     """Of one item, many items, a query of a table; a query of an index has none of the table's."""
     assert list(permissions.partitions(request_)) == reached
+
+
+# Commands
+
+
+def test_every_command_starts_in_a_bare_shell() -> None:
+    """The environment of a function, which tests have, is none of an operator's."""
+    modules = [f"tools.{path.stem}" for path in sorted((ROOT / "tools").glob("*.py"))]
+    wanted = "; ".join(f"import {module}" for module in modules if module not in {"tools.engine", "tools.__init__"})
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", wanted], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
