@@ -39,8 +39,9 @@ AMOUNT: Final = (
 )
 HELD: Final = (
     *FLOAT,
-    ("/quantity", "the (sum|total|count)|more than|would "),
-    ("/(items/[0-9]+/)?(feature|quantity)", ".+ (counts in .+ shards|has no count|is a .+ feature)|.*stands twice"),
+    ("/quantity", "the usage would have more than 20 digits"),
+    ("/feature", ".+ counts in .+ shards|reservations are of usage and quota features"),
+    ("/items/[0-9]+/feature", ".+ stands twice"),
 )
 
 REFUSED: Final[Mapping[str, Reasons]] = {
@@ -75,7 +76,7 @@ REFUSED: Final[Mapping[str, Reasons]] = {
         *FLOAT,
         *ONE_NAME,
         ("/(customer|plan)", "there is no |has 100 subscriptions"),
-        ("/starts_at", "must not lie in the future|lies too near the end of the calendar"),
+        ("/starts_at", "must not lie in the future|must lie at most 1,000 billing periods back|lies too near the end"),
         ("/ends_at", "must lie after the start"),
         ("/(starts_at|ends_at)", CALENDAR),
     ),
