@@ -1,4 +1,4 @@
-"""docs/limits.md, row by row: at the limit a request is taken, one beyond it is refused with a pointer, and stores nothing."""
+"""docs/limits.md, row by row: at the limit a request is taken, one beyond it is refused and stores nothing."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -66,13 +66,13 @@ def feature(size: int, **change: Any) -> Sent:
 
 def plan(size: int, **change: Any) -> Sent:
     """A plan of a code of its own."""
-    code = f"limit-{sorted(change)[0].replace('_', '-')}-{size}"
+    code = f"limit-{min(change).replace('_', '-')}-{size}"
     return Sent("PUT", f"/v1/plans/{code}", PLAN | change, stored=f"/v1/plans/{code}")
 
 
 def customer(size: int, **change: Any) -> Sent:
     """A customer of an id of its own."""
-    name = f"limit-{sorted(change)[0]}-{len(json.dumps(change))}-{size}"
+    name = f"limit-{min(change)}-{len(json.dumps(change))}-{size}"
     return Sent("PUT", f"/v1/customers/{name}", change, stored=f"/v1/customers/{name}")
 
 
@@ -135,7 +135,12 @@ def nested(depth: int) -> Any:
 
 
 LIMITED = [
-    Limit("an id or a code", 128, lambda n: Sent("PUT", f"/v1/features/{'c' * n}", {"name": "C", "type": "usage"}), "/code"),
+    Limit(
+        "an id or a code",
+        128,
+        lambda n: Sent("PUT", f"/v1/features/{'c' * n}", {"name": "C", "type": "usage"}),
+        "/code",
+    ),
     Limit("a name", catalog.MAX_NAME, lambda n: feature(n, name="n" * n), "/name"),
     Limit("a unit", catalog.MAX_UNIT, lambda n: feature(n, unit="u" * n), "/unit"),
     Limit("an email address", catalog.MAX_EMAIL, lambda n: customer(n, email="a@" + "b" * (n - 2)), "/email"),
@@ -146,40 +151,146 @@ LIMITED = [
         lambda n: customer(n, metadata={str(number): "v" for number in range(n)}),
         "/metadata",
     ),
-    Limit("a customer's `metadata`", catalog.MAX_METADATA_KEY, lambda n: customer(n, metadata={"k" * n: "v"}), "/metadata/" + "k" * 65),
-    Limit("a customer's `metadata`", catalog.MAX_METADATA_VALUE, lambda n: customer(n, metadata={"k": "v" * n}), "/metadata/k"),
-    Limit("the `count` of a billing period", catalog.MAX_PERIOD_COUNT, lambda n: plan(n, billing_period={"interval": "day", "count": n}), "/billing_period/count"),
+    Limit(
+        "a customer's `metadata`",
+        catalog.MAX_METADATA_KEY,
+        lambda n: customer(n, metadata={"k" * n: "v"}),
+        "/metadata/" + "k" * 65,
+    ),
+    Limit(
+        "a customer's `metadata`",
+        catalog.MAX_METADATA_VALUE,
+        lambda n: customer(n, metadata={"k": "v" * n}),
+        "/metadata/k",
+    ),
+    Limit(
+        "the `count` of a billing period",
+        catalog.MAX_PERIOD_COUNT,
+        lambda n: plan(n, billing_period={"interval": "day", "count": n}),
+        "/billing_period/count",
+    ),
     Limit("trial and grace days", catalog.MAX_DAYS, lambda n: plan(n, trial_days=n), "/trial_days"),
     Limit("trial and grace days", catalog.MAX_DAYS, lambda n: plan(n, grace_days=n), "/grace_days"),
-    Limit("features of a plan", catalog.MAX_FEATURES, lambda n: plan(n, features=[{"feature": f"many-{number}"} for number in range(n)]), "/features"),
+    Limit(
+        "features of a plan",
+        catalog.MAX_FEATURES,
+        lambda n: plan(n, features=[{"feature": f"many-{number}"} for number in range(n)]),
+        "/features",
+    ),
     Limit("tiers of a price", MAX_TIERS, tiers, "/features/0/price/tiers"),
     Limit("a decimal", 20, lambda n: plan(n, base_price="9" * n), "/base_price"),
     Limit("a decimal", 18, lambda n: plan(n, base_price="0." + "1" * n), "/base_price"),
-    Limit("a decimal", 20, lambda n: Sent("POST", "/v1/prices/quote", {"currency": "EUR", "quantity": 10**n - 1, "price": {"model": "flat", "unit_price": "1"}}), "/quantity"),
+    Limit(
+        "a decimal",
+        20,
+        lambda n: Sent(
+            "POST",
+            "/v1/prices/quote",
+            {"currency": "EUR", "quantity": 10**n - 1, "price": {"model": "flat", "unit_price": "1"}},
+        ),
+        "/quantity",
+    ),
     Limit("an amount that is paid", 15, lambda n: deposit("9" * n, f"limit-{n}"), "/amount"),
     Limit("an amount that is paid", 2, lambda n: deposit("0." + "1" * n, f"limit-cents-{n}"), "/amount"),
-    Limit("a rate's window", MAX_WINDOW_SECONDS, lambda n: plan(n, features=[{"feature": "bursts", "rate": {"limit": "1", "window_seconds": n}}]), "/features/0/rate/window_seconds"),
+    Limit(
+        "a rate's window",
+        MAX_WINDOW_SECONDS,
+        lambda n: plan(n, features=[{"feature": "bursts", "rate": {"limit": "1", "window_seconds": n}}]),
+        "/features/0/rate/window_seconds",
+    ),
     Limit("a reservation", MAX_RESERVED_SECONDS, held, "/expires_in_seconds"),
-    Limit("shards of a counter", MAX_SHARDS, lambda n: Sent("PUT", "/v1/customers/acme/counters/tokens", {"shards": n}), "/shards"),
-    Limit("thresholds of a feature", MAX_THRESHOLDS, lambda n: Sent("PUT", "/v1/customers/globex/alerts/tokens", {"thresholds": [{"quantity": str(number + 1)} for number in range(n)]}), "/thresholds"),
-    Limit("a reason, or the description", MAX_REASON, lambda n: Sent("POST", "/v1/subscriptions/sub-globex/change", {"plan": "starter", "when": "period_end", "reason": "r" * n}), "/reason", at=False),
+    Limit(
+        "shards of a counter",
+        MAX_SHARDS,
+        lambda n: Sent("PUT", "/v1/customers/acme/counters/tokens", {"shards": n}),
+        "/shards",
+    ),
+    Limit(
+        "thresholds of a feature",
+        MAX_THRESHOLDS,
+        lambda n: Sent(
+            "PUT",
+            "/v1/customers/globex/alerts/tokens",
+            {"thresholds": [{"quantity": str(number + 1)} for number in range(n)]},
+        ),
+        "/thresholds",
+    ),
+    Limit(
+        "a reason, or the description",
+        MAX_REASON,
+        lambda n: Sent(
+            "POST", "/v1/subscriptions/sub-globex/change", {"plan": "starter", "when": "period_end", "reason": "r" * n}
+        ),
+        "/reason",
+        at=False,
+    ),
     Limit("the note of an error", recovery.MAX_NOTE, note, "/note"),
     Limit("who acts on it", recovery.MAX_PERSON, lambda n: note(1, actor="p" * n), "/actor"),
     Limit("errors of a bulk change", recovery.MAX_BULK, lambda n: note(1, limit=n), "/limit"),
-    Limit("changed arguments of an error", recovery.MAX_ARGUMENT_NAMES, lambda n: Sent("POST", "/v1/errors/none/retry", {"arguments": {str(number): 1 for number in range(n)}}), "/arguments", at=False),
-    Limit("a webhook's URL", MAX_URL, lambda n: Sent("PUT", f"/v1/webhooks/limit-{n}", {"url": "https://127.0.0.1/".ljust(n, "x"), "events": ["invoice.paid"]}, stored=f"/v1/webhooks/limit-{n}"), "/url"),
-    Limit("types of events of a webhook", catalog.MAX_EVENT_TYPES, lambda n: Sent("PUT", f"/v1/webhooks/limit-{n}", {"url": "https://127.0.0.1/", "events": ["invoice.paid"] * n}, stored=f"/v1/webhooks/limit-{n}"), "/events"),
-    Limit("scopes of a key", 20, lambda n: Sent("POST", "/v1/api-keys", {"name": "limit", "scopes": ["catalog:read"] * n}), "/scopes"),
-    Limit("items of a `consume`", MAX_ITEMS, lambda n: Sent("POST", "/v1/customers/acme/entitlements/consume", {"id": f"limit-{n}", "items": [{"feature": f"f-{number}"} for number in range(n)]}), "/items"),
+    Limit(
+        "changed arguments of an error",
+        recovery.MAX_ARGUMENT_NAMES,
+        lambda n: Sent("POST", "/v1/errors/none/retry", {"arguments": {str(number): 1 for number in range(n)}}),
+        "/arguments",
+        at=False,
+    ),
+    Limit(
+        "a webhook's URL",
+        MAX_URL,
+        lambda n: Sent(
+            "PUT",
+            f"/v1/webhooks/limit-{n}",
+            {"url": "https://127.0.0.1/".ljust(n, "x"), "events": ["invoice.paid"]},
+            stored=f"/v1/webhooks/limit-{n}",
+        ),
+        "/url",
+    ),
+    Limit(
+        "types of events of a webhook",
+        catalog.MAX_EVENT_TYPES,
+        lambda n: Sent(
+            "PUT",
+            f"/v1/webhooks/limit-{n}",
+            {"url": "https://127.0.0.1/", "events": ["invoice.paid"] * n},
+            stored=f"/v1/webhooks/limit-{n}",
+        ),
+        "/events",
+    ),
+    Limit(
+        "scopes of a key",
+        20,
+        lambda n: Sent("POST", "/v1/api-keys", {"name": "limit", "scopes": ["catalog:read"] * n}),
+        "/scopes",
+    ),
+    Limit(
+        "items of a `consume`",
+        MAX_ITEMS,
+        lambda n: Sent(
+            "POST",
+            "/v1/customers/acme/entitlements/consume",
+            {"id": f"limit-{n}", "items": [{"feature": f"f-{number}"} for number in range(n)]},
+        ),
+        "/items",
+    ),
     Limit("events of a request", MAX_EVENTS, events, ""),
     Limit("a page (`limit`)", MAX_PAGE, lambda n: Sent("GET", f"/v1/features?limit={n}"), "/limit"),
-    Limit("a page (`limit`)", MAX_EVENTS, lambda n: Sent("GET", f"/v1/customers/acme/events?feature=tokens&limit={n}"), "/limit"),
+    Limit(
+        "a page (`limit`)",
+        MAX_EVENTS,
+        lambda n: Sent("GET", f"/v1/customers/acme/events?feature=tokens&limit={n}"),
+        "/limit",
+    ),
     Limit("a cursor", MAX_CURSOR, lambda n: Sent("GET", f"/v1/features?cursor={'A' * n}"), "/cursor", at=False),
-    Limit("`Idempotency-Key`", MAX_KEY, lambda n: Sent("POST", "/v1/billing/run", headers={"Idempotency-Key": "k" * n}), "/idempotency-key"),
+    Limit(
+        "`Idempotency-Key`",
+        MAX_KEY,
+        lambda n: Sent("POST", "/v1/billing/run", headers={"Idempotency-Key": "k" * n}),
+        "/idempotency-key",
+    ),
     Limit("`starts_at` of a subscription", MAX_PAST_PERIODS, subscription, "/starts_at"),
     Limit("usage by day", 366, lambda n: usage("day", n), "/from"),
     Limit("usage by hour", 31, lambda n: usage("hour", n), "/from"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
