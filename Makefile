@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi examples publish-openapi test faults fuzz bench-ingest bench-entitlements bench-recovery lint validate format build clean
+.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi examples publish-openapi test test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,6 +26,10 @@ demo:  ## the same, but it ends when the demonstration has been shown
 replay:  ## all events of the demonstration once more into the running stack: 100% duplicates
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.demo
+
+admin-key:  ## an API key with the scope admin, shown once (ARGS="--stack tollgate-prod": of a stack on AWS; --scope, --name)
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.keys $(ARGS)
 
 redrive:  ## dead messages of events back to be counted, of alerts to be told (ARGS="--stack tollgate-prod": of a stack on AWS)
 	$(BOOTSTRAP) dev
@@ -61,9 +65,13 @@ test:  ## all tests; ARGS="tests/unit -k tiers" goes to pytest instead
 ifdef ARGS
 	$(IN)pytest $(ARGS)
 else
-	$(SEEDED)pytest -n 2 -m "not stack"
+	$(SEEDED)pytest -n 2 -m "not stack and not samlocal"
 	$(IN)pytest -m stack
 endif
+
+test-samlocal:  ## every event of events/ and the README's first session in containers, by sam local; needs Docker, or root
+	$(BOOTSTRAP) dev ministack sam
+	$(IN)python -m tools.samlocal .venv/bin/pytest -n 2 --dist worksteal tests/samlocal $(ARGS)
 
 faults:  ## counter and ledger under faults: SEEDS (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev
@@ -90,12 +98,31 @@ bench-recovery:  ## what a failed operation costs: requests and units (ARGS="one
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.recovery $(ARGS)
 
+bench-keys:  ## whether the time of an answer tells which key ids there are
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.keys $(ARGS)
+
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam
 	$(IN)ruff check
 	$(IN)ruff format --check
 	$(IN)mypy
 	$(SAM) validate --lint
+
+audit:  ## checkov on the template, known vulnerabilities of all that is pinned (ARGS=--allow-unanswered: where no service answers)
+	$(BOOTSTRAP) dev checkov audit
+	@.local/venv/checkov/bin/checkov --config-file .checkov.yaml
+	$(IN)python -m tools.audit $(ARGS)
+
+licences:  ## write docs/licences.md from what ships
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.licences
+
+sbom:  ## what the layers ship, with versions and hashes, as CycloneDX: .local/sbom.json
+	$(BOOTSTRAP) dev audit
+	@cat layers/common/requirements.txt layers/common/stripe.txt | PYTHONWARNINGS=ignore .local/venv/audit/bin/cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible --output-format JSON --output-file .local/sbom.json -
+	@echo "the layers' packages are in .local/sbom.json"
 
 validate:  ## the template alone
 	$(BOOTSTRAP) dev sam

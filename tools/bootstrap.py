@@ -25,7 +25,7 @@ LOCAL = ROOT / ".local"
 LOG = LOCAL / "bootstrap.log"
 REQUIREMENTS = ROOT / "tools" / "requirements"
 DEV = ROOT / ".venv"
-ENVIRONMENTS = {"dev": DEV, "ministack": LOCAL / "venv" / "ministack", "sam": LOCAL / "venv" / "sam"}
+ENVIRONMENTS = {"dev": DEV, **{name: LOCAL / "venv" / name for name in ("ministack", "sam", "checkov", "audit")}}
 STAMP = "tollgate-stamp"
 SIGNS_OF_NO_NETWORK = (
     "dns error",

@@ -71,6 +71,7 @@ def local_stack(
     build_dir: Path = LOCAL / "build" / "test",
     log: Path | None = None,
     step: Step = _silently,
+    source: Path = ROOT,
 ) -> Iterator[Stack]:
     """Run the stack: MiniStack, the template built and deployed, an admin key.
 
@@ -79,6 +80,7 @@ def local_stack(
         build_dir: where sam builds and what it caches; not for two processes at once.
         log: what MiniStack prints (`ministack.log` in the build directory).
         step: is entered around each step, with its name.
+        source: the repository, or the sources of another release of it: template.yaml, functions, layers and tools.
 
     Raises:
         ToolError: a step fails; the message says which and what to do.
@@ -88,11 +90,11 @@ def local_stack(
         with step("start MiniStack"):
             endpoint_url = running.enter_context(ministack(port, log or build_dir / "ministack.log"))
         with step("build"):
-            template = build(build_dir)
+            template = build(build_dir, source / "template.yaml")
         with step("deploy"):
             deployment = deploy(endpoint_url, template)
         with step("make an admin key"):
-            api_key = _mint_key(endpoint_url, deployment.resources["CatalogTable"])
+            api_key = _mint_key(endpoint_url, deployment.resources["CatalogTable"], source)
         yield Stack(
             api_url=deployment.api_url,
             api_key=api_key,
@@ -123,11 +125,11 @@ def running_stack(state: Path = LOCAL) -> Stack:
     )
 
 
-def _mint_key(endpoint_url: str, table: str) -> str:
+def _mint_key(endpoint_url: str, table: str, source: Path) -> str:
     """Make the first admin key as one does on AWS: in a process of its own, since it reads the environment."""
     command = [sys.executable, "-m", "tools.keys", "--table", table]
     environment = aws_environment(endpoint_url)
-    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    made = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise ToolError(f"no admin key could be made:\n{made.stderr.strip()}")
     return made.stdout.strip()

@@ -40,13 +40,15 @@ class Route:
 def import_routes(client: "ApiGatewayV2Client", template: Mapping[str, Any], resources: Mapping[str, str]) -> None:
     """Make the routes of the HTTP APIs in the processed template, and bring those up to date that exist.
 
+    Where an API has no body its routes are resources, which MiniStack makes.
+
     Args:
         client: reaches the local AWS.
         template: as CloudFormation gives it with `TemplateStage="Processed"`.
         resources: the stack's physical ids by logical id.
     """
     for name, resource in template["Resources"].items():
-        if resource["Type"] == "AWS::ApiGatewayV2::Api":
+        if resource["Type"] == "AWS::ApiGatewayV2::Api" and "Body" in resource["Properties"]:
             _import_api(client, resources[name], resource["Properties"]["Body"], resources)
 
 

@@ -15,7 +15,7 @@ from tollgate.api.app import App, created, json_response
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.api.documents import answers, docs_page
 from tollgate.catalog import schema, service, snapshots, subscriptions, webhooks
-from tollgate.catalog.keys import create_key
+from tollgate.catalog.keys import create_key, rotate_key
 from tollgate.catalog.life import Who, entry_to_dict
 from tollgate.catalog.model import Subscription, feature_to_dict, plan_to_dict
 from tollgate.catalog.periods import Period
@@ -459,9 +459,30 @@ def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = No
         name=body.name,
         scopes=tuple(body.scopes),
         clock=system_clock,
+        expires_at=body.expires_at,
+        rate_limit=body.limit(),
         idempotency_key=idempotency_key,
     )
-    return created({**schema.key_view(key), "secret": secret})
+    return created({**schema.key_view(key, system_clock()), "secret": secret})
+
+
+@app.endpoint(
+    "POST",
+    "/v1/api-keys/<key>/rotate",
+    scope="admin",
+    summary="Give an API key another secret",
+    responses=answers(schema.ApiKeyCreated, "The key; its new secret is shown this once"),
+    refuses=(404, 409),
+)
+def rotate_api_key(
+    key: Name, body: schema.RotateKeyBody | None = None, idempotency_key: IdempotencyKey = None
+) -> Response[str]:
+    """The secret before stays good for the overlap; at most two are, so one that is older still ends now."""
+    overlap = (body or schema.RotateKeyBody()).overlap_seconds
+    rotated, secret = rotate_key(
+        catalog, key, overlap_seconds=overlap, clock=system_clock, idempotency_key=idempotency_key
+    )
+    return json_response({**schema.key_view(rotated, system_clock()), "secret": secret})
 
 
 @app.endpoint(
@@ -473,8 +494,9 @@ def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = No
 )
 def list_api_keys(limit: Limit = 50, cursor: Cursor = None) -> Response[str]:
     """Keys by id, without their secrets."""
+    now = system_clock()
     keys, last = catalog.list_keys(after("api-keys", cursor), limit)
-    return page("api-keys", [schema.key_view(key) for key in keys], last)
+    return page("api-keys", [schema.key_view(key, now) for key in keys], last)
 
 
 @app.endpoint(
@@ -490,7 +512,7 @@ def get_api_key(key: Name) -> Response[str]:
     found = catalog.key(key)
     if found is None:
         raise NotFound(f"There is no API key {key}.")
-    return json_response(schema.key_view(found))
+    return json_response(schema.key_view(found, system_clock()))
 
 
 @app.endpoint(

@@ -50,6 +50,8 @@ REFUSED: Final[Mapping[str, Reasons]] = {
     "GET /v1/customers": CURSOR,
     "GET /v1/subscriptions": CURSOR,
     "GET /v1/api-keys": CURSOR,
+    "POST /v1/api-keys": (*FLOAT, ("/expires_at", f"must be in the future|{CALENDAR}")),
+    "POST /v1/api-keys/{key}/rotate": FLOAT,
     "GET /v1/errors": CURSOR,
     "GET /v1/invoices": CURSOR,
     "GET /v1/customers/{customer}/wallet/transactions": CURSOR,

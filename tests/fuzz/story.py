@@ -128,8 +128,12 @@ def story(tell: Any, refused: Any) -> None:  # noqa: PLR0915  it is a list
     tell("POST", "/v1/subscriptions/sub-acme/change", {"plan": "growing", "when": "period_end", "reason": "grows"})
     tell("POST", "/v1/subscriptions/sub-acme/cancel", {"when": "period_end", "reason": "moves on"})
     tell("GET", "/v1/subscriptions/sub-acme/history")
-    key = tell("POST", "/v1/api-keys", {"name": "billing job", "scopes": ["billing:read", "billing:write"]})
+    limited = {"rate_limit": {"limit": 100, "window_seconds": 60}}
+    job = {"name": "billing job", "scopes": ["billing:read", "billing:write"]}
+    key = tell("POST", "/v1/api-keys", job | limited)
+    tell("POST", f"/v1/api-keys/{key['id']}/rotate", {"overlap_seconds": 3600})
     tell("GET", f"/v1/api-keys/{key['id']}")
+    tell("POST", f"/v1/api-keys/{key['id']}/rotate", {"overlap_seconds": 3600})
     tell("GET", "/v1/api-keys?limit=1")
     tell("DELETE", f"/v1/api-keys/{key['id']}")
     hook = {"url": "https://127.0.0.1:9/tollgate", "events": ["invoice.paid", "usage.threshold_reached"]}

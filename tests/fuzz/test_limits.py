@@ -14,6 +14,7 @@ from tests.fuzz.gateway import deployed
 from tests.fuzz.world import settle
 from tollgate.api.app import MAX_BODY_BYTES
 from tollgate.catalog import schema as catalog
+from tollgate.catalog.keys import MAX_KEY_WINDOW_SECONDS, MAX_LIFETIME, MAX_OVERLAP_SECONDS, MAX_RATE
 from tollgate.catalog.model import MAX_WINDOW_SECONDS
 from tollgate.catalog.service import MAX_PAST_PERIODS
 from tollgate.catalog.snapshots import MAX_SHARDS, MAX_THRESHOLDS
@@ -97,6 +98,11 @@ def event(**change: Any) -> dict[str, Any]:
 def events(count: int) -> Sent:
     """So many of them."""
     return Sent("POST", "/v1/events", [event(id=f"limit-{number}") for number in range(count)])
+
+
+def key(**change: Any) -> dict[str, Any]:
+    """A key to make."""
+    return {"name": "Limit", "scopes": ["catalog:read"]} | change
 
 
 def held(seconds: int) -> Sent:
@@ -274,6 +280,31 @@ LIMITED = [
     ),
     Limit("events of a request", MAX_EVENTS, events, ""),
     Limit("a page (`limit`)", MAX_PAGE, lambda n: Sent("GET", f"/v1/features?limit={n}"), "/limit"),
+    Limit(
+        "the overlap of a rotated key",
+        MAX_OVERLAP_SECONDS,
+        lambda n: Sent("POST", "/v1/api-keys/none/rotate", {"overlap_seconds": n}),
+        "/overlap_seconds",
+        at=False,
+    ),
+    Limit(
+        "the limit of a key",
+        MAX_RATE,
+        lambda n: Sent("POST", "/v1/api-keys", key(rate_limit={"limit": n, "window_seconds": 60})),
+        "/rate_limit/limit",
+    ),
+    Limit(
+        "the window of a key's limit",
+        MAX_KEY_WINDOW_SECONDS,
+        lambda n: Sent("POST", "/v1/api-keys", key(rate_limit={"limit": 1, "window_seconds": n})),
+        "/rate_limit/window_seconds",
+    ),
+    Limit(
+        "the end of a key",
+        MAX_LIFETIME.days,
+        lambda n: Sent("POST", "/v1/api-keys", key(expires_at=(NOW + timedelta(days=n)).isoformat())),
+        "/expires_at",
+    ),
     Limit(
         "a page (`limit`)",
         MAX_EVENTS,

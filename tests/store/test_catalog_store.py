@@ -13,7 +13,7 @@ import pytest
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_recovery import NOW
 from tollgate.catalog.deliveries import Lease
-from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.keys import ApiKey, KeyLimit
 from tollgate.catalog.life import Standing, When, Who, cancel, created, pause
 from tollgate.catalog.model import (
     Aggregation,
@@ -489,6 +489,75 @@ def test_the_id_of_a_key_is_taken_once(store: Store) -> None:
     assert store.add_key(key())
     assert not store.add_key(key(secret_hash="cd" * 32))
     assert store.key("k1") == key()
+
+
+def test_a_key_comes_back_with_all_it_has(store: Store) -> None:
+    """When it ends, its rate limit, when it was used, and the secret before."""
+    made = key(expires_at=NOW + timedelta(days=1, microseconds=1), rate_limit=KeyLimit(5, 60))
+    assert store.add_key(made)
+    assert store.key("k1") == made
+    until = NOW + timedelta(hours=3)
+    rotated = replace(made, secret_hash="cd" * 32, previous_hash="ab" * 32, previous_until=until, rotations=("r:1",))
+    assert store.rotate_key(made, rotated)
+    assert store.key("k1") == rotated
+    ended = replace(rotated, secret_hash="ef" * 32, previous_hash=None, previous_until=None)
+    assert store.rotate_key(rotated, ended)
+    assert store.key("k1") == ended
+    assert store.list_keys(None, 10) == ([ended], None)
+
+
+def test_of_two_rotations_of_one_secret_one_is_written(store: Store) -> None:
+    """And none of a key that is gone."""
+    store.add_key(key())
+    assert store.rotate_key(key(), key(secret_hash="cd" * 32))
+    assert not store.rotate_key(key(), key(secret_hash="ef" * 32))
+    assert store.key("k1") == key(secret_hash="cd" * 32)
+    store.delete_key("k1")
+    assert not store.rotate_key(key(secret_hash="cd" * 32), key())
+    assert store.key("k1") is None
+
+
+def test_when_a_key_was_used_is_written_once_in_a_time_and_for_no_key_that_is_gone(store: Store) -> None:
+    """A rotation leaves it as it is."""
+    store.add_key(key())
+    store.mark_used("k1", at=NOW, unless_after=NOW - timedelta(hours=1))
+    assert store.key("k1") == key(last_used_at=NOW)
+    store.mark_used("k1", at=NOW + timedelta(hours=1), unless_after=NOW - timedelta(microseconds=1))
+    assert store.key("k1") == key(last_used_at=NOW)
+    assert store.rotate_key(key(), key(secret_hash="cd" * 32))
+    later = NOW + timedelta(hours=1)
+    store.mark_used("k1", at=later, unless_after=NOW)
+    assert store.key("k1") == key(secret_hash="cd" * 32, last_used_at=later)
+    store.delete_key("k1")
+    store.mark_used("k1", at=later, unless_after=later)
+    assert store.key("k1") is None
+
+
+def test_the_requests_of_a_key_are_counted_by_window(store: Store) -> None:
+    """A window begins once; who is late counts in the one that has begun; none is counted of a key without a limit."""
+    store.add_key(key(rate_limit=KeyLimit(2, 60)))
+    assert not store.count_in_window("k1", 7, 2)
+    assert store.open_window("k1", 7)
+    assert not store.open_window("k1", 7)
+    assert not store.open_window("k1", 6)
+    assert store.count_in_window("k1", 6, 2)
+    assert not store.count_in_window("k1", 7, 2)
+    assert not store.count_in_window("k1", 8, 2)
+    assert store.open_window("k1", 8)
+    store.add_key(key("k2"))
+    assert not store.open_window("k2", 8)
+    assert not store.count_in_window("k2", 8, 2)
+
+
+def test_nothing_is_left_of_a_key_that_is_deleted(store: Store) -> None:
+    """Nor do authorizers that still know it write anything."""
+    store.add_key(key(rate_limit=KeyLimit(2, 60)))
+    assert store.open_window("k1", 7)
+    assert store.delete_key("k1")
+    assert not store.open_window("k1", 8)
+    assert not store.count_in_window("k1", 7, 2)
+    if isinstance(store, DynamoCatalog):
+        assert boto3.client("dynamodb").scan(TableName=os.environ["CATALOG_TABLE"])["Items"] == []
 
 
 # Lists

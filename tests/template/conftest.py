@@ -33,6 +33,34 @@ def translated() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def resources(translated: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The resources of the translated template by logical id."""
-    found: dict[str, dict[str, Any]] = translated["Resources"]
-    return found
+    """The resources of the translated template by logical id, for a deployment without a key of its own."""
+    return decided(translated["Resources"], {"HasKmsKey": False})
+
+
+@pytest.fixture(scope="session")
+def encrypted(translated: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same for a deployment with KmsKeyArn."""
+    return decided(translated["Resources"], {"HasKmsKey": True})
+
+
+def decided(resources: dict[str, dict[str, Any]], conditions: dict[str, bool]) -> dict[str, dict[str, Any]]:
+    """Resources with these conditions decided, as CloudFormation does; other conditions stand as they are written."""
+    there = {name: one for name, one in resources.items() if conditions.get(one.get("Condition", ""), True)}
+    return {name: _decide(one, conditions) for name, one in there.items()}
+
+
+_NOTHING = {"Ref": "AWS::NoValue"}
+
+
+def _decide(value: Any, conditions: dict[str, bool]) -> Any:
+    match value:
+        case {"Fn::If": [str(name), so, otherwise]} if name in conditions:
+            return _decide(so if conditions[name] else otherwise, conditions)
+        case {"Fn::If": [str(name), so, otherwise]}:
+            return {"Fn::If": [name, _decide(so, conditions), _decide(otherwise, conditions)]}
+        case dict():
+            parts = {key: _decide(part, conditions) for key, part in value.items()}
+            return {key: part for key, part in parts.items() if part != _NOTHING}
+        case list():
+            return [part for part in (_decide(part, conditions) for part in value) if part != _NOTHING]
+    return value

@@ -20,210 +20,10 @@ from tools.routes import Route, routes_of
 
 Resources = dict[str, dict[str, Any]]
 
-LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
-STREAM = {"dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"}
-PERMISSIONS: dict[str, dict[str, set[str]]] = {
-    "Authorizer": {
-        "AuthorizerLogs": LOGS,
-        "CatalogTable": {"dynamodb:GetItem"},
-    },
-    "Catalog": {
-        "CatalogLogs": LOGS,
-        "CatalogTable": {
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:DeleteItem",
-        },
-        "UsageTable": {
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-        },
-    },
-    "Usage": {
-        "UsageLogs": LOGS,
-        "UsageTable": {
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:BatchWriteItem",
-        },
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"},
-        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem"},
-        "EventsQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
-        "AlertsQueue": {"sqs:SendMessage"},
-    },
-    "Alerts": {
-        "AlertsLogs": LOGS,
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
-        "EventsBus": {"events:PutEvents"},
-        "AlertsQueue": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
-        "RetriesQueue": {"sqs:SendMessage"},
-    },
-    "Outbox": {
-        "OutboxLogs": LOGS,
-        "BillingTable.StreamArn": STREAM,
-        "UsageTable.StreamArn": STREAM,
-        "BillingTable/stream/*": {"dynamodb:ListStreams"},
-        "UsageTable/stream/*": {"dynamodb:ListStreams"},
-        "BillingTable": {"dynamodb:GetItem"},
-        "UsageTable": {"dynamodb:GetItem"},
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        "RecoveryTable": {"dynamodb:PutItem", "dynamodb:Query"},
-        "EventsBus": {"events:PutEvents"},
-        "RetriesQueue": {"sqs:SendMessage"},
-        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
-    },
-    "Pricing": {
-        "PricingLogs": LOGS,
-    },
-    "Entitlements": {
-        "AlertsQueue": {"sqs:SendMessage"},
-        "EntitlementsLogs": LOGS,
-        "UsageTable": {
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:ConditionCheckItem",
-        },
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem"},
-    },
-    "Billing": {
-        "BillingLogs": LOGS,
-        "UsageTable": {
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:DeleteItem",
-        },
-        "UsageTable/index/due": {"dynamodb:Query"},
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        "BillingTable": {
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-        },
-        "BillingTable/index/invoice_customer": {"dynamodb:Query"},
-        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
-        "BillingTable/index/invoice_status": {"dynamodb:Query"},
-        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"},
-        "RecoveryTable/index/customer": {"dynamodb:Query"},
-        "BillingQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
-        "RetriesQueue": {"sqs:SendMessage"},
-        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
-    },
-    "Recovery": {
-        "RecoveryLogs": LOGS,
-        "RecoveryTable": {"dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
-        "RecoveryTable/index/status": {"dynamodb:Query"},
-        "RecoveryTable/index/type": {"dynamodb:Query"},
-        "RecoveryTable/index/customer": {"dynamodb:Query"},
-        "RecoveryTable/index/subscription": {"dynamodb:Query"},
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        "RetriesQueue": {"sqs:SendMessage"},
-    },
-    "RetryProcessor": {
-        "RetryProcessorLogs": LOGS,
-        "RecoveryTable": {
-            "dynamodb:GetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:DeleteItem",  # of a top-up that follows a payment and succeeds at once
-        },
-        "RecoveryTable/index/due": {"dynamodb:Query"},
-        "RecoveryTable/index/status": {"dynamodb:Query"},
-        "CatalogTable": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        "UsageTable": {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"},
-        "BillingTable": {"dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"},
-        "BillingTable/index/invoice_subscription": {"dynamodb:Query"},
-        "EventsBus": {"events:PutEvents"},
-        "*": {"cloudwatch:PutMetricData"},
-        "RetriesQueue": {"sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
-        "EventsQueue": {"sqs:SendMessage"},
-        "BillingQueue": {"sqs:SendMessage"},
-        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
-    },
-    "ErrorReport": {
-        "ErrorReportLogs": LOGS,
-        "RecoveryTable/index/status": {"dynamodb:Query"},
-        "OperationsTopic": {"sns:Publish"},
-        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
-    },
-    "Scheduler": {
-        "BillingFunction": {"lambda:InvokeFunction"},
-        "RetryProcessorFunction": {"lambda:InvokeFunction"},
-        "ErrorReportFunction": {"lambda:InvokeFunction"},
-        "InvocationsDeadLetterQueue": {"sqs:SendMessage"},
-    },
-}
-"""All that each role may do: resource, actions; nothing else is allowed."""
-
-PARTITIONS: dict[tuple[str, ...], list[str]] = {
-    ("Authorizer", "CatalogTable"): ["KEY"],
-    ("Catalog", "UsageTable", "dynamodb:GetItem"): ["CUSTOMER#*", "SUBSCRIPTION#*"],
-    ("Catalog", "UsageTable", "dynamodb:BatchGetItem"): ["HEAD#*", "COUNTER#*"],
-    ("Catalog", "UsageTable", "dynamodb:Query"): ["SUBSCRIPTION#*", "HEAD#*"],
-    ("Catalog", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*"],
-    ("Catalog", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
-    ("Catalog", "CatalogTable", "dynamodb:DeleteItem"): ["KEY"],
-    ("Usage", "UsageTable", "dynamodb:PutItem"): ["HEAD#*", "COUNTER#*", "EVENT#*", "ADJUST#*", "ARCHIVE#*"],
-    ("Usage", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
-    ("Usage", "UsageTable", "dynamodb:BatchWriteItem"): ["ARCHIVE#*"],
-    ("Usage", "CatalogTable", "dynamodb:GetItem", "dynamodb:BatchGetItem"): ["FEATURE", "PLAN#*", "CUSTOMER", "SECRET"],
-    ("Usage", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
-    ("Entitlements", "CatalogTable"): ["FEATURE", "PLAN#*", "CUSTOMER"],
-    ("Entitlements", "UsageTable", "dynamodb:PutItem"): [
-        "HEAD#*",
-        "COUNTER#*",
-        "EVENT#*",
-        "ADJUST#*",
-        "ARCHIVE#*",
-        "RESERVATION#*",
-    ],
-    ("Entitlements", "UsageTable", "dynamodb:UpdateItem", "dynamodb:ConditionCheckItem"): ["HEAD#*"],
-    ("Billing", "UsageTable", "dynamodb:PutItem"): ["CUSTOMER#*", "SUBSCRIPTION#*", "HEAD#*", "COUNTER#*", "ADJUST#*"],
-    ("Billing", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
-    ("Billing", "UsageTable", "dynamodb:DeleteItem"): ["ADJUST#*"],
-    ("Billing", "CatalogTable", "dynamodb:GetItem"): ["PLAN#*", "CUSTOMER", "SECRET"],
-    ("Billing", "CatalogTable", "dynamodb:PutItem"): ["SECRET"],
-    ("Billing", "BillingTable", "dynamodb:UpdateItem"): ["RUN#*"],
-    ("Outbox", "BillingTable"): ["PAYMENT#*"],
-    ("Outbox", "UsageTable"): ["SUBSCRIPTION#*"],
-    ("Outbox", "CatalogTable"): ["WEBHOOK"],
-    ("Alerts", "UsageTable"): ["ALERT#*"],
-    ("Alerts", "CatalogTable"): ["WEBHOOK"],
-    ("Recovery", "CatalogTable"): ["SECRET"],
-    ("RetryProcessor", "CatalogTable", "dynamodb:GetItem"): ["WEBHOOK", "PLAN#*"],
-    ("RetryProcessor", "CatalogTable", "dynamodb:PutItem"): ["WEBHOOK"],
-    ("RetryProcessor", "UsageTable", "dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"): [
-        "CUSTOMER#*",
-        "SUBSCRIPTION#*",
-        "HEAD#*",
-    ],
-    ("RetryProcessor", "UsageTable", "dynamodb:UpdateItem"): ["HEAD#*"],
-    ("RetryProcessor", "BillingTable"): ["INVOICE#*", "PAYMENT#*", "REFUND#*", "WALLET#*", "PAYER#*"],
-}
-"""Where a role reaches only some partitions of a table, with all its actions or those named: those."""
-
 CHARGING = {"Billing", "RetryProcessor"}
 """The functions that charge through Stripe."""
 
-NAMES = [name for name in PERMISSIONS if name != "Scheduler"]
+NAMES = [path.parent.name.title().replace("_", "") for path in sorted(ROOT.glob("functions/*/app.py"))]
 OPEN = {"GET /docs", "GET /healthz", "GET /v1/openapi.json", "POST /v1/webhooks/stripe", "$default"}
 QUEUES = (
     "EventsQueue",
@@ -277,10 +77,18 @@ def test_a_function_writes_json_logs_to_a_group_of_its_own_that_does_not_grow_fo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_has_the_common_layer_and_runs_as_the_parameters_say(resources: Resources, name: str) -> None:
-    """The layers are built for one Python and one CPU, which all functions share; who charges has Stripe's besides."""
+    """The layers are built for one Python and one CPU, which all functions share.
+
+    Who charges has Stripe's besides, and the authorizer, where there is an issuer, what verifies its tokens.
+    """
     function = resources[f"{name}Function"]["Properties"]
-    common, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
-    assert function["Layers"] == [{"Ref": common}, *([{"Ref": stripe}] if name in CHARGING else [])]
+    common, oidc, stripe = sorted(of_type(resources, "AWS::Lambda::LayerVersion"))
+    more: list[Any] = [{"Ref": stripe}] if name in CHARGING else []
+    if name == "Authorizer":
+        more = [{"Fn::If": ["HasOidcIssuer", {"Ref": oidc}, {"Ref": "AWS::NoValue"}]}]
+    assert function["Layers"] == [{"Ref": common}, *more]
+    assert [layer for layer in (common, oidc, stripe) if "Condition" in resources[layer]] == [oidc]
+    assert resources[oidc]["Condition"] == "HasOidcIssuer"
     assert function["Runtime"] == {"Ref": "PythonRuntime"}
     assert function["Architectures"] == [{"Ref": "Architecture"}]
     assert function["Handler"] == "app.handler"
@@ -291,100 +99,6 @@ def test_the_layer_says_for_which_python_and_cpu_it_is(resources: Resources) -> 
     for layer in of_type(resources, "AWS::Lambda::LayerVersion").values():
         assert layer["CompatibleRuntimes"] == [{"Ref": "PythonRuntime"}]
         assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
-
-
-# Permissions
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_function_has_a_role_of_its_own_that_lambda_alone_may_assume(resources: Resources, name: str) -> None:
-    """What one function may do, no other may."""
-    assert resources[f"{name}Function"]["Properties"]["Role"] == arn(f"{name}Role")
-    [statement] = resources[f"{name}Role"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
-    assert statement == {
-        "Effect": "Allow",
-        "Principal": {"Service": "lambda.amazonaws.com"},
-        "Action": "sts:AssumeRole",
-    }
-
-
-def test_only_the_scheduler_of_this_account_may_assume_its_role(resources: Resources) -> None:
-    """The condition keeps the schedules of other accounts from using it (the confused deputy)."""
-    [statement] = resources["SchedulerRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
-    assert statement["Principal"] == {"Service": "scheduler.amazonaws.com"}
-    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
-
-
-def test_there_are_no_roles_but_those_and_no_managed_policies(resources: Resources) -> None:
-    """SAM makes none of its own, and a policy of AWS's may grow."""
-    roles = of_type(resources, "AWS::IAM::Role")
-    assert set(roles) == {f"{name}Role" for name in PERMISSIONS}
-    assert not any("ManagedPolicyArns" in role for role in roles.values())
-    assert not of_type(resources, "AWS::IAM::Policy")
-    assert not of_type(resources, "AWS::IAM::ManagedPolicy")
-
-
-@pytest.mark.parametrize("name", PERMISSIONS)
-def test_a_role_allows_exactly_what_the_table_says(resources: Resources, name: str) -> None:
-    """Each action by its name, on each resource by its name."""
-    allowed: dict[str, set[str]] = {}
-    for statement in statements(resources, name):
-        assert statement["Effect"] == "Allow"
-        for resource in listed(statement["Resource"]):
-            allowed.setdefault(shown(resource), set()).update(listed(statement["Action"]))
-    assert allowed == PERMISSIONS[name]
-
-
-@pytest.mark.parametrize("name", PERMISSIONS)
-def test_a_role_is_held_to_the_partitions_of_the_table(resources: Resources, name: str) -> None:
-    """The authorizer reads keys and nothing else of the catalog, and so on."""
-    held = {
-        (name, shown(statement["Resource"]), action): statement["Condition"]["ForAllValues:StringLike"][
-            "dynamodb:LeadingKeys"
-        ]
-        for statement in statements(resources, name)
-        if "ForAllValues:StringLike" in statement.get("Condition", {})
-        for action in statement["Action"]
-    }
-    assert held == {
-        (*place[:2], action): keys
-        for place, keys in PARTITIONS.items()
-        if place[0] == name
-        for action in place[2:] or PERMISSIONS[name][place[1]]
-    }
-
-
-@pytest.mark.parametrize("name", PERMISSIONS)
-def test_no_role_has_a_wildcard_but_for_its_log_streams_and_metrics(resources: Resources, name: str) -> None:
-    """PutMetricData knows no resources; its namespace is held by a condition instead."""
-    for statement in statements(resources, name):
-        actions, names = listed(statement["Action"]), [shown(one) for one in listed(statement["Resource"])]
-        assert "*" not in "".join(actions)
-        if names == ["*"]:
-            assert actions == ["cloudwatch:PutMetricData"]
-            assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Tollgate"}}
-        elif actions == ["dynamodb:ListStreams"]:  # which names a table's streams of all times
-            assert all(one.endswith("Table/stream/*") for one in names)
-        else:
-            assert [one for one in names if "*" in one] in ([], [f"{name}Logs:*"])
-
-
-def statements(resources: Resources, name: str) -> list[dict[str, Any]]:
-    """The statements of a role."""
-    policies = resources[f"{name}Role"]["Properties"]["Policies"]
-    return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
-
-
-def shown(resource: Any) -> str:
-    """A resource of a policy by its logical id: `X` for X.Arn, `X/index/i` or `X:*` for what lies in it."""
-    match resource:
-        case {"Fn::GetAtt": [str(name), "Arn"]} | {"Ref": str(name)}:
-            return name
-        case {"Fn::GetAtt": [str(name), "StreamArn"]}:
-            return f"{name}.StreamArn"
-        case {"Fn::Sub": str(text)}:
-            return re.sub(r"\$\{(\w+)\.Arn\}", r"\1", text)
-    return str(resource)
 
 
 # Tables
@@ -459,23 +173,6 @@ def test_all_that_is_put_on_the_usage_bus_goes_to_the_events_queue(resources: Re
     assert {"InputPath", "InputTransformer", "Input"} & set(target) == set(), "the consumer reads the envelope"
 
 
-@pytest.mark.parametrize("queue", ["EventsQueue", "EventsDeadLetterQueue"])
-def test_of_the_services_of_aws_only_the_rule_of_the_usage_bus_may_send_to_a_queue(
-    resources: Resources, queue: str
-) -> None:
-    """Producers of this account need the permission in a policy of their own."""
-    policies = [one for one in of_type(resources, "AWS::SQS::QueuePolicy").values() if {"Ref": queue} in one["Queues"]]
-    [statement] = [statement for one in policies for statement in one["PolicyDocument"]["Statement"]]
-    assert {**statement, "Sid": ""} == {
-        "Sid": "",
-        "Effect": "Allow",
-        "Principal": {"Service": "events.amazonaws.com"},
-        "Action": "sqs:SendMessage",
-        "Resource": arn(queue),
-        "Condition": {"ArnEquals": {"aws:SourceArn": arn("UsageRule")}},
-    }
-
-
 @pytest.mark.parametrize(("queue", "consumer"), CONSUMERS)
 def test_a_message_stays_hidden_for_six_times_the_timeout_of_its_consumer(
     resources: Resources, queue: str, consumer: str
@@ -527,14 +224,6 @@ def test_webhooks_may_not_lead_into_private_networks_unless_that_is_asked_for(tr
 def test_the_operations_topic_is_encrypted(resources: Resources) -> None:
     """With AWS's own key for SNS, which any publisher of this account may use."""
     assert resources["OperationsTopic"]["Properties"]["KmsMasterKeyId"] == "alias/aws/sns"
-
-
-def test_only_alarms_of_this_account_publish_to_the_alarm_topic(resources: Resources) -> None:
-    """It says only that an alarm changed, for CloudWatch cannot use AWS's own key."""
-    [statement] = resources["AlarmTopicPolicy"]["Properties"]["PolicyDocument"]["Statement"]
-    assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-    assert (statement["Action"], statement["Resource"]) == ("sns:Publish", {"Ref": "AlarmTopic"})
-    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
 
 
 # Schedules
@@ -751,6 +440,58 @@ def test_api_gateway_may_invoke_the_authorizer_and_every_function_with_a_route(r
     assert invoked == expected | {json.dumps(arn("AuthorizerFunction"))}
 
 
+IAM_ROUTES = {
+    "UsageFunction": {"/v1/events", "/v1/customers/{customer}/usage", "/v1/customers/{customer}/events"},
+    "EntitlementsFunction": {
+        "/v1/customers/{customer}/entitlements",
+        "/v1/customers/{customer}/entitlements/{feature}",
+        "/v1/customers/{customer}/entitlements/{feature}/consume",
+        "/v1/customers/{customer}/entitlements/consume",
+        "/v1/reservations",
+        "/v1/reservations/{reservation}/commit",
+        "/v1/reservations/{reservation}/release",
+    },
+}
+"""What callers inside AWS reach, by IAM."""
+
+
+def test_iam_holds_every_route_of_the_second_api(resources: Resources) -> None:
+    """Each goes to the function that answers it on the first one too."""
+    found: dict[str, set[str]] = {}
+    for route in of_type(resources, "AWS::ApiGatewayV2::Route").values():
+        assert route["AuthorizationType"] == "AWS_IAM"
+        assert route["ApiId"] == {"Ref": "IamApi"}
+        [integration] = re.findall(r"\{(\w+)\}", route["Target"]["Fn::Sub"])
+        [function, _] = resources[integration]["Properties"]["IntegrationUri"]["Fn::GetAtt"]
+        method, path = route["RouteKey"].split(" ")
+        found.setdefault(function, set()).add(path)
+        assert method == "ANY"
+        assert reached(routes(resources), "POST", re.sub(r"\{\w+\}", "a", path)) == function
+    assert found == IAM_ROUTES
+
+
+def test_the_second_api_is_there_where_it_is_wanted_and_apart_from_the_first(
+    translated: dict[str, Any], resources: Resources
+) -> None:
+    """All that it consists of; and API Gateway may invoke its functions for it alone."""
+    assert translated["Parameters"]["IamCallers"]["Default"] == "false"
+    assert translated["Conditions"]["TakesIamCallers"] == {"Fn::Equals": [{"Ref": "IamCallers"}, "true"]}
+    parts = {name: one for name, one in resources.items() if name.startswith("Iam")}
+    assert all(one["Condition"] == "TakesIamCallers" for one in parts.values())
+    assert translated["Outputs"]["IamApiUrl"]["Condition"] == "TakesIamCallers"
+    assert {one["Type"].rpartition("::")[2] for one in parts.values()} == {
+        "Api",
+        "Stage",
+        "Integration",
+        "Route",
+        "Permission",
+    }
+    for one in parts.values():
+        if one["Type"] == "AWS::Lambda::Permission":
+            assert one["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${IamApi}/*")
+    assert "IamApi" not in json.dumps(resources["HttpApi"])
+
+
 def declared() -> list[tuple[str, str, str]]:
     """Function, method and path of all routes that the functions declare with `@app.endpoint(method, path)`."""
     return [
@@ -824,11 +565,33 @@ def vagueness(key: str) -> tuple[int, list[int], bool]:
         ("LogRetentionDays", 30),
         ("ArchiveDays", 400),
         ("Seller", ""),
+        ("OidcIssuer", ""),
+        ("OidcAudience", ""),
     ],
 )
 def test_a_deployment_needs_no_parameters(translated: dict[str, Any], parameter: str, default: object) -> None:
     """arm64 costs less for the same work."""
     assert translated["Parameters"][parameter]["Default"] == default
+
+
+@pytest.mark.parametrize(
+    ("url", "is_taken"),
+    [
+        ("", True),
+        ("https://login.example/realms/a", True),
+        ("http://127.0.0.1:8080/realms/a", True),
+        ("http://localhost", True),
+        ("http://login.example", False),
+        ("http://localhost.example", False),
+        ("ftp://login.example", False),
+        ("login.example", False),
+    ],
+)
+def test_an_issuer_is_named_by_an_https_url(translated: dict[str, Any], url: str, is_taken: bool) -> None:
+    """But for loopback; and never without the audience that its tokens are for."""
+    assert (re.fullmatch(translated["Parameters"]["OidcIssuer"]["AllowedPattern"], url) is not None) == is_taken
+    [assertion] = translated["Rules"]["OidcIssuerNeedsAudience"]["Assertions"]
+    assert assertion["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "OidcAudience"}, ""]}]}
 
 
 def test_every_parameter_has_a_default(translated: dict[str, Any]) -> None:

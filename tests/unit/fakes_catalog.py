@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
+from tollgate.catalog.keyring import Held
 from tollgate.catalog.keys import ApiKey
 from tollgate.catalog.life import SUBSCRIBED, Entry, Life, Standing, Who, created
 from tollgate.catalog.model import Customer, Feature, Plan, Snapshot, Subscription
@@ -24,6 +26,7 @@ class MemoryCatalog:
         self._snapshots: dict[str, Snapshot] = {}
         self._lives: dict[str, tuple[Standing, tuple[Entry, ...]]] = {}
         self._keys: dict[str, ApiKey] = {}
+        self._windows: dict[str, tuple[int, int]] = {}
         self._webhooks: tuple[Webhook, ...] = ()
 
     def feature(self, code: str) -> Feature | None:
@@ -143,13 +146,50 @@ class MemoryCatalog:
         """The key."""
         return self._keys.get(key_id)
 
+    def held(self, key_id: str) -> Held | None:
+        """The hashes of a key's secrets, and the key."""
+        key = self.key(key_id)
+        return Held(key.secret_hash, key.previous_hash, lambda: key) if key else None
+
     def add_key(self, key: ApiKey) -> bool:
         """Write a new key, if its id is free."""
+        if key.rate_limit and key.id not in self._keys:
+            self._windows[key.id] = (-1, 0)
         return self._keys.setdefault(key.id, key) is key
+
+    def rotate_key(self, before: ApiKey, after: ApiKey) -> bool:
+        """Write the secrets of a key, if its secret is still the one before."""
+        kept = self._keys.get(after.id)
+        if kept is None or kept.secret_hash != before.secret_hash:
+            return False
+        self._keys[after.id] = replace(after, last_used_at=kept.last_used_at)
+        return True
 
     def delete_key(self, key_id: str) -> bool:
         """Delete a key; False when there is none."""
+        self._windows.pop(key_id, None)
         return self._keys.pop(key_id, None) is not None
+
+    def mark_used(self, key_id: str, *, at: datetime, unless_after: datetime) -> None:
+        """Write when a key was used, unless it says so already."""
+        key = self._keys.get(key_id)
+        if key and (key.last_used_at is None or key.last_used_at <= unless_after):
+            self._keys[key_id] = replace(key, last_used_at=at)
+
+    def open_window(self, key_id: str, window: int) -> bool:
+        """Begin a window with one request."""
+        if key_id not in self._windows or self._windows[key_id][0] >= window:
+            return False
+        self._windows[key_id] = (window, 1)
+        return True
+
+    def count_in_window(self, key_id: str, window: int, limit: int) -> bool:
+        """Count a request."""
+        begun, used = self._windows.get(key_id, (-1, 0))
+        if begun < window or used >= limit:
+            return False
+        self._windows[key_id] = (begun, used + 1)
+        return True
 
     def list_keys(self, after: str | None, limit: int) -> tuple[list[ApiKey], str | None]:
         """A page of keys."""

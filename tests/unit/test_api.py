@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from tollgate.api.app import MAX_ANSWER_BYTES, MAX_BODY_BYTES, App, created, json_response, logger
+from tollgate.api.auth import IAM_SCOPES
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, Unavailable
 from tollgate.kernel.schema import Code, DecimalString
@@ -219,6 +220,55 @@ def test_a_request_that_no_authorizer_saw_is_unauthenticated() -> None:
         "requestContext": {"http": {"method": "GET", "path": "/v1/things"}, "stage": "$default"},
     }
     assert typed.handle(event, LambdaContext())["statusCode"] == 401
+
+
+def vouched(authorizer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What becomes of a request for the things whose context says so of its sender."""
+    http = {"method": "GET", "path": "/v1/things"}
+    context = {"http": http, "stage": "$default", "requestId": REQUEST_ID, "authorizer": authorizer}
+    event = {"version": "2.0", "rawPath": "/v1/things", "headers": {}, "requestContext": context} | more
+    answer: dict[str, Any] = typed.handle(event, LambdaContext())
+    return answer
+
+
+def test_a_caller_inside_aws_passes_with_the_scopes_of_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known by its ARN; never with admin, whatever routes are put before it."""
+    iam = {"userArn": "arn:aws:sts::123456789012:assumed-role/shop/shop", "accountId": "123456789012"}
+    answer = vouched({"iam": iam})
+    assert answer["statusCode"] == 403
+    monkeypatch.setattr("tollgate.api.auth.IAM_SCOPES", IAM_SCOPES | {"things:read"})
+    assert json.loads(vouched({"iam": iam})["body"]) == {"key": iam["userArn"]}
+    assert {"events:write", "usage:read", "entitlements:read", "entitlements:write"} == IAM_SCOPES
+
+
+def test_nothing_that_is_sent_makes_a_caller_of_iam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither headers, query nor body, nor what a Lambda authorizer says: API Gateway writes the context."""
+    monkeypatch.setattr("tollgate.api.auth.IAM_SCOPES", IAM_SCOPES | {"things:read"})
+    iam = {"userArn": "arn:aws:iam::123456789012:user/mallory"}
+    fakes: list[dict[str, Any]] = [
+        vouched({"lambda": {"iam": iam, "userArn": iam["userArn"]}}),
+        vouched({"lambda": {}, "jwt": {"claims": {"iam": iam}}}),
+        vouched({"iam": None}),
+        vouched({"lambda": {}}, headers={"x-amzn-iam": json.dumps(iam), "authorization": "AWS4-HMAC-SHA256 x"}),
+        vouched({"lambda": {}}, queryStringParameters={"iam": json.dumps(iam)}),
+        vouched({"lambda": {}}, body=json.dumps({"requestContext": {"authorizer": {"iam": iam}}})),
+        vouched({"lambda": {}}, iam=iam),
+    ]
+    assert [answer["statusCode"] for answer in fakes] == [401] * len(fakes)
+
+
+def test_a_key_over_its_rate_limit_is_told_how_long_to_wait() -> None:
+    """Before it is told what it may not do; headers as of draft-ietf-httpapi-ratelimit-headers-10."""
+    held = {"limit": "100", "window_seconds": "60", "retry_after": "17"}
+    answer = vouched({"lambda": {"key_id": "k1", "scopes": "things:write", **held}})
+    problem = json.loads(answer["body"])
+    assert (answer["statusCode"], problem["title"]) == (429, "Too many requests")
+    assert problem["type"] == "urn:tollgate:problem:too-many-requests"
+    assert {name: answer["headers"][name] for name in ("RateLimit-Policy", "RateLimit", "Retry-After")} == {
+        "RateLimit-Policy": '"key";q=100;w=60',
+        "RateLimit": '"key";r=0;t=17',
+        "Retry-After": "17",
+    }
 
 
 @pytest.mark.parametrize("scopes", [WRITER, (), ("things",), ("things:read:all",), ("administrator",)])

@@ -141,6 +141,13 @@ def test_a_cold_start_of_a_hot_function_does_not_import_pydantic(function: str) 
     assert done.stdout.strip() == "[]"
 
 
+def test_what_verifies_tokens_is_imported_late() -> None:
+    """It lies in a layer that the authorizer alone has, and only where the deployment has an issuer."""
+    assert importers("jwt") == {"catalog/tokens.py"}
+    assert importers("tollgate.catalog.tokens") == {"functions/authorizer/app.py"}
+    assert importers("tollgate.catalog.tokens", late=False) == set()
+
+
 def test_stripes_library_is_imported_by_its_provider_alone_and_late() -> None:
     """It lies in a layer that most functions lack, and takes a third of a second."""
     assert importers("stripe") == {"billing/stripe_provider.py"}

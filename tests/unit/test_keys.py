@@ -1,48 +1,47 @@
-"""API keys: made once, shown once, found by the request that carries them, and forgotten in time."""
+"""API keys: made once, shown once, given another secret, and ended. How they are found: test_keyring.py."""
 
-from dataclasses import asdict
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.unit.fakes_catalog import MemoryCatalog
 from tests.unit.fakes_recovery import NOW, Clock
-from tollgate.catalog.keys import CACHE_SECONDS, SCOPES, ApiKey, KeyRing, create_key
-from tollgate.kernel.errors import Conflict, InvalidInput
+from tollgate.catalog.keyring import KeyRing
+from tollgate.catalog.keys import (
+    KEY_PATTERN,
+    MAX_LIFETIME,
+    MAX_OVERLAP_SECONDS,
+    SCOPES,
+    ApiKey,
+    KeyLimit,
+    create_key,
+    hash_of,
+    read_token,
+    rotate_key,
+)
+from tollgate.kernel.errors import Conflict, InvalidInput, NotFound
 from tollgate.kernel.ids import is_id
 
 READER = ("usage:read",)
-
-
-class CountingStore(MemoryCatalog):
-    """Counts how often a key is read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads: list[str] = []
-
-    def key(self, key_id: str) -> ApiKey | None:
-        """The key, and one read more."""
-        self.reads.append(key_id)
-        return super().key(key_id)
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture
-def store() -> CountingStore:
+def store() -> MemoryCatalog:
     """A store with no keys."""
-    return CountingStore()
+    return MemoryCatalog()
 
 
 @pytest.fixture
 def clock() -> Clock:
     """A clock that stands still."""
     return Clock()
-
-
-@pytest.fixture
-def ring(store: CountingStore, clock: Clock) -> KeyRing:
-    """A warm authorizer."""
-    return KeyRing(store, clock)
 
 
 def made(store: MemoryCatalog, name: str = "ci", *, idempotency_key: str | None = None) -> tuple[ApiKey, str]:
@@ -55,7 +54,7 @@ def made(store: MemoryCatalog, name: str = "ci", *, idempotency_key: str | None 
 # Making
 
 
-def test_a_new_key_is_shown_once_and_kept_as_a_hash(store: CountingStore) -> None:
+def test_a_new_key_is_shown_once_and_kept_as_a_hash(store: MemoryCatalog) -> None:
     """Whoever reads the table, or a log of the record, learns no secret."""
     key, secret = made(store)
     assert (key.name, key.scopes, key.created_at) == ("ci", READER, NOW)
@@ -67,20 +66,91 @@ def test_a_new_key_is_shown_once_and_kept_as_a_hash(store: CountingStore) -> Non
     assert key.secret_hash not in repr(key)
 
 
-def test_no_two_keys_are_alike(store: CountingStore) -> None:
+def test_no_two_keys_are_alike(store: MemoryCatalog) -> None:
     """Neither their ids nor their secrets."""
     keys = [made(store) for _ in range(20)]
     assert len({key.id for key, _ in keys}) == len({secret.split("_")[2] for _, secret in keys}) == 20
 
 
 def test_a_secret_cannot_be_guessed() -> None:
-    """256 bits of it."""
+    """256 bits of it, before the checksum."""
     _, secret = made(MemoryCatalog())
-    assert len(bytes.fromhex(secret.split("_")[2])) == 32
+    digits = secret.split("_")[2][:-6]
+    assert set(digits) <= set(BASE62)
+    assert 62 ** len(digits) >= 2**256
+
+
+@pytest.mark.parametrize("idempotency_key", [None, "deploy-7"])
+def test_a_key_ends_in_its_checksum(store: MemoryCatalog, idempotency_key: str | None) -> None:
+    """CRC-32 of all before it, in six digits of base 62: what a scanner needs to tell a key from noise."""
+    key, secret = made(store, idempotency_key=idempotency_key)
+    total = 0
+    for digit in secret[-6:]:
+        total = total * 62 + BASE62.index(digit)
+    assert total == zlib.crc32(secret[:-6].encode())
+    assert re.fullmatch(KEY_PATTERN, secret)
+    assert read_token(secret) == (key.id, secret.removeprefix(f"{key.prefix}_"))
+
+
+def test_every_slip_of_the_pen_is_told_by_the_checksum(store: MemoryCatalog) -> None:
+    """One character that is another, left out or written twice; anywhere, in the id too."""
+    _, secret = made(store)
+    for place in range(len(secret)):
+        other = "b" if secret[place] != "b" else "c"
+        assert read_token(secret[:place] + other + secret[place + 1 :]) is None
+        assert read_token(secret[:place] + secret[place + 1 :]) is None
+        assert read_token(secret[:place] + secret[place] + secret[place:]) is None
+
+
+def test_a_key_of_before_the_checksums_is_read(store: MemoryCatalog) -> None:
+    """64 hexadecimal digits, kept as their hash."""
+    old = "0123456789abcdef" * 4
+    store.add_key(ApiKey("0123456789abcdef", "old", READER, hash_of(old), NOW))
+    token = f"tg_0123456789abcdef_{old}"
+    assert re.fullmatch(KEY_PATTERN, token)
+    assert read_token(token) == ("0123456789abcdef", old)
+    found = KeyRing(store, Clock()).find(f"Bearer {token}")
+    assert found is not None
+    assert found.name == "old"
+
+
+def test_the_documentation_has_the_pattern_of_keys() -> None:
+    """For secret scanners, as it is."""
+    assert KEY_PATTERN in (ROOT / "docs/security.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"expires_at": NOW}, "/expires_at"),
+        ({"expires_at": NOW - timedelta(days=1)}, "/expires_at"),
+        ({"expires_at": NOW + MAX_LIFETIME + timedelta(microseconds=1)}, "/expires_at"),
+        ({"rate_limit": KeyLimit(0, 1)}, "/rate_limit/limit"),
+        ({"rate_limit": KeyLimit(1_000_000_001, 1)}, "/rate_limit/limit"),
+        ({"rate_limit": KeyLimit(1, 0)}, "/rate_limit/window_seconds"),
+        ({"rate_limit": KeyLimit(1, 86_401)}, "/rate_limit/window_seconds"),
+    ],
+)
+def test_an_end_or_a_limit_out_of_range_is_refused_by_its_place(
+    store: MemoryCatalog, change: dict[str, Any], pointer: str
+) -> None:
+    """And no key is made."""
+    with pytest.raises(InvalidInput) as refusal:
+        create_key(store, name="ci", scopes=READER, clock=Clock(), **change)
+    assert [fault.pointer for fault in refusal.value.errors] == [pointer]
+    assert store.list_keys(None, 10) == ([], None)
+
+
+def test_a_repeated_request_finds_a_key_that_has_ended_meanwhile(store: MemoryCatalog, clock: Clock) -> None:
+    """It is the same request, though it could not be made now."""
+    asked: dict[str, Any] = {"name": "ci", "scopes": READER, "expires_at": NOW + timedelta(hours=1)}
+    first, _ = create_key(store, **asked, clock=clock, idempotency_key="deploy-7")
+    clock.forward(timedelta(days=1))
+    assert create_key(store, **asked, clock=clock, idempotency_key="deploy-7") == (first, None)
 
 
 @pytest.mark.parametrize("scope", ["", "usage", "usage:write", "ADMIN", "*"])
-def test_an_unknown_scope_is_refused_by_its_place(store: CountingStore, scope: str) -> None:
+def test_an_unknown_scope_is_refused_by_its_place(store: MemoryCatalog, scope: str) -> None:
     """And the scopes there are are told."""
     with pytest.raises(InvalidInput) as refusal:
         create_key(store, name="ci", scopes=("usage:read", scope), clock=Clock())
@@ -90,20 +160,20 @@ def test_an_unknown_scope_is_refused_by_its_place(store: CountingStore, scope: s
     assert store.list_keys(None, 10) == ([], None)
 
 
-def test_a_key_with_no_scope_is_refused(store: CountingStore) -> None:
+def test_a_key_with_no_scope_is_refused(store: MemoryCatalog) -> None:
     """It could do nothing."""
     with pytest.raises(InvalidInput) as refusal:
         create_key(store, name="ci", scopes=(), clock=Clock())
     assert [fault.pointer for fault in refusal.value.errors] == ["/scopes"]
 
 
-def test_a_scope_named_twice_is_held_once(store: CountingStore) -> None:
+def test_a_scope_named_twice_is_held_once(store: MemoryCatalog) -> None:
     """In the order they were named."""
     key, _ = create_key(store, name="ci", scopes=("usage:read", "admin", "usage:read"), clock=Clock())
     assert key.scopes == ("usage:read", "admin")
 
 
-def test_a_repeated_request_finds_the_key_of_the_first_without_its_secret(store: CountingStore) -> None:
+def test_a_repeated_request_finds_the_key_of_the_first_without_its_secret(store: MemoryCatalog) -> None:
     """The secret of the first answer goes on working: nothing was made anew."""
     first, secret = made(store, idempotency_key="deploy-7")
     again, none = create_key(store, name="ci", scopes=READER, clock=Clock(), idempotency_key="deploy-7")
@@ -111,127 +181,161 @@ def test_a_repeated_request_finds_the_key_of_the_first_without_its_secret(store:
     assert KeyRing(store, Clock()).find(f"Bearer {secret}") == first
 
 
-@pytest.mark.parametrize(("name", "scopes"), [("other", READER), ("ci", ("usage:read", "admin"))])
-def test_an_idempotency_key_with_another_body_is_a_conflict(
-    store: CountingStore, name: str, scopes: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"scopes": ("usage:read", "admin")},
+        {"expires_at": NOW + timedelta(days=1)},
+        {"rate_limit": KeyLimit(1, 60)},
+    ],
+)
+def test_an_idempotency_key_with_another_body_is_a_conflict(store: MemoryCatalog, change: dict[str, Any]) -> None:
     """It changes nothing: above all no key gains a scope."""
     first, _ = made(store, idempotency_key="deploy-7")
+    asked: dict[str, Any] = {"name": "ci", "scopes": READER} | change
     with pytest.raises(Conflict):
-        create_key(store, name=name, scopes=scopes, clock=Clock(), idempotency_key="deploy-7")
+        create_key(store, **asked, clock=Clock(), idempotency_key="deploy-7")
     assert store.list_keys(None, 10) == ([first], None)
 
 
-def test_another_idempotency_key_makes_another_key(store: CountingStore) -> None:
+def test_another_idempotency_key_makes_another_key(store: MemoryCatalog) -> None:
     """Even with the same body."""
     assert made(store, idempotency_key="a")[0].id != made(store, idempotency_key="b")[0].id
 
 
-# Finding
+# Rotating
 
 
-def test_a_request_is_known_by_its_key(store: CountingStore, ring: KeyRing) -> None:
-    """The scheme is read in any case, RFC 9110; spaces around the key mean nothing."""
-    key, secret = made(store)
-    for header in (f"Bearer {secret}", f"bearer {secret}", f"BEARER  {secret} "):
-        assert ring.find(header) == key
+def opens(store: MemoryCatalog, clock: Clock, *secrets: str | None) -> list[bool]:
+    """Which of the secrets a cold authorizer knows."""
+    return [KeyRing(store, clock).find(f"Bearer {secret}") is not None for secret in secrets]
 
 
-def test_a_wrong_secret_is_nobodys(store: CountingStore, ring: KeyRing) -> None:
-    """Neither a part of the secret, nor more than it, nor another key's, nor the hash that is kept."""
-    key, secret = made(store)
-    _, other = made(store)
-    wrong = [secret[:-1], secret + "0", f"tg_{key.id}_{other.split('_')[2]}", f"tg_{key.id}_{key.secret_hash}"]
-    assert [ring.find(f"Bearer {token}") for token in (*wrong, f"tg_{key.id}_")] == [None] * 5
+def rotated(store: MemoryCatalog, key: ApiKey, clock: Clock, **asked: Any) -> str:
+    """Another secret for a key."""
+    _, secret = rotate_key(store, key.id, clock=clock, **asked)
+    assert secret is not None
+    return secret
 
 
-def test_an_unknown_key_is_nobodys(ring: KeyRing) -> None:
-    """An empty secret too, which is what the hash stands for that unknown keys are compared with."""
-    assert ring.find("Bearer tg_0123456789abcdef_0123") is None
-    assert ring.find("Bearer tg_0123456789abcdef_") is None
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        *(None, "", "Bearer", "Bearer ", "Bearer x", "Bearer tg_a", "Bearer tg_a_b_c", "Bearer xx_a_b", "Basic tg_a_b"),
-        *("tg_a_b", "Bearer tg__b", "Bearer tg_a#b_c", "Bearer tg_\N{LATIN SMALL LETTER E WITH ACUTE}_c"),
-        *("Bearer tg_\N{ARABIC-INDIC DIGIT ONE}_c", "Bearer tg_a/../b_c"),
-    ],
-)
-def test_a_malformed_header_is_nobodys_and_reads_nothing(
-    store: CountingStore, ring: KeyRing, header: str | None
-) -> None:
-    """Only what may be a key reaches the table."""
-    assert ring.find(header) is None
-    assert store.reads == []
-
-
-def test_a_secret_of_any_characters_is_compared(store: CountingStore, ring: KeyRing) -> None:
-    """A header that is not ASCII is wrong, and no error of ours."""
-    key, _ = made(store)
-    assert ring.find(f"Bearer tg_{key.id}_\N{SNOWMAN}") is None
-    assert ring.find(f"Bearer tg_{key.id}_\udcff") is None
-
-
-# Remembering
-
-
-def test_a_warm_authorizer_reads_a_key_once_in_cache_seconds(store: CountingStore, ring: KeyRing, clock: Clock) -> None:
-    """The time counts from the read, not from the last request."""
-    key, secret = made(store)
-    for _ in range(CACHE_SECONDS):
-        assert ring.find(f"Bearer {secret}") == key
-        clock.forward(timedelta(seconds=1))
-    assert store.reads == [key.id]
-    clock.forward(timedelta(seconds=1))
-    assert ring.find(f"Bearer {secret}") == key
-    assert store.reads == [key.id, key.id]
-
-
-def test_a_deleted_key_stops_after_cache_seconds(store: CountingStore, ring: KeyRing, clock: Clock) -> None:
-    """And goes on no longer than that, however often it is used."""
-    key, secret = made(store)
-    assert ring.find(f"Bearer {secret}")
-    assert store.delete_key(key.id)
-    clock.forward(timedelta(seconds=CACHE_SECONDS))
-    assert ring.find(f"Bearer {secret}")
+def test_a_rotated_key_has_two_secrets_until_the_overlap_ends(store: MemoryCatalog, clock: Clock) -> None:
+    """A day where nothing else is said; to the instant."""
+    key, first = made(store)
+    second = rotated(store, key, clock)
+    assert second.startswith(f"{key.prefix}_")
+    assert opens(store, clock, first, second) == [True, True]
+    clock.forward(timedelta(days=1, microseconds=-1))
+    assert opens(store, clock, first, second) == [True, True]
     clock.forward(timedelta(microseconds=1))
-    assert ring.find(f"Bearer {secret}") is None
+    assert opens(store, clock, first, second) == [False, True]
 
 
-def test_a_cold_authorizer_never_knows_a_deleted_key(store: CountingStore, clock: Clock) -> None:
-    """What one instance remembers, another does not."""
-    key, secret = made(store)
-    store.delete_key(key.id)
-    assert KeyRing(store, clock).find(f"Bearer {secret}") is None
+def test_a_rotation_with_no_overlap_ends_the_secret_before_at_once(store: MemoryCatalog, clock: Clock) -> None:
+    """For a secret that has leaked; nothing is kept of it."""
+    key, first = made(store)
+    second = rotated(store, key, clock, overlap_seconds=0)
+    assert opens(store, clock, first, second) == [False, True]
+    kept = store.key(key.id)
+    assert kept is not None
+    assert hash_of(first.split("_")[2]) not in str(asdict(kept))
 
 
-def test_an_unknown_key_is_remembered_as_unknown_for_as_long(store: CountingStore, ring: KeyRing, clock: Clock) -> None:
-    """Whoever hammers with one reads the table no oftener; a key made meanwhile is found after that time."""
-    _, secret = made(MemoryCatalog(), idempotency_key="deploy-7")
-    key_id = secret.split("_")[1]
-    for _ in range(10):
-        assert ring.find(f"Bearer {secret}") is None
-    assert store.reads == [key_id]
-    _, real = made(store, idempotency_key="deploy-7")
-    assert ring.find(f"Bearer {real}") is None
-    clock.forward(timedelta(seconds=CACHE_SECONDS + 1))
-    assert ring.find(f"Bearer {real}")
+def test_at_most_two_secrets_are_good_at_once(store: MemoryCatalog, clock: Clock) -> None:
+    """Rotated once more within the overlap, the oldest ends."""
+    key, first = made(store)
+    second = rotated(store, key, clock)
+    third = rotated(store, key, clock, overlap_seconds=60)
+    assert opens(store, clock, first, second, third) == [False, True, True]
+    clock.forward(timedelta(seconds=60))
+    assert opens(store, clock, first, second, third) == [False, False, True]
 
 
-def test_a_wrong_secret_does_not_shut_out_the_right_one(store: CountingStore, ring: KeyRing) -> None:
-    """The key is remembered, not the verdict."""
-    key, secret = made(store)
-    assert ring.find(f"Bearer {secret[:-1]}") is None
-    assert ring.find(f"Bearer {secret}") == key
+def test_a_rotation_changes_nothing_but_the_secrets(store: MemoryCatalog, clock: Clock) -> None:
+    """Neither name, scopes, end nor limit."""
+    end = NOW + timedelta(days=9)
+    key, _ = create_key(store, name="ci", scopes=READER, expires_at=end, rate_limit=KeyLimit(5, 60), clock=clock)
+    after, secret = rotate_key(store, key.id, clock=clock, overlap_seconds=60)
+    assert secret is not None
+    until = NOW + timedelta(seconds=60)
+    parts: dict[str, Any] = {
+        "secret_hash": hash_of(secret.split("_")[2]),
+        "previous_hash": key.secret_hash,
+        "previous_until": until,
+    }
+    assert after == store.key(key.id) == replace(key, **parts)
 
 
-def test_what_is_remembered_is_bounded(store: CountingStore, ring: KeyRing) -> None:
-    """Made-up keys fill no memory: after enough of them the first is forgotten and read again."""
-    key, secret = made(store)
-    assert ring.find(f"Bearer {secret}") == key
-    for number in range(2_000):
-        ring.find(f"Bearer tg_{number}_x")
-    assert ring.find(f"Bearer {secret}") == key
-    assert store.reads.count(key.id) == 2
+def test_a_repeated_rotation_changes_nothing_and_shows_no_secret(store: MemoryCatalog, clock: Clock) -> None:
+    """Also after another one."""
+    key, first = made(store)
+    second = rotated(store, key, clock, idempotency_key="night-1")
+    assert rotate_key(store, key.id, clock=clock, idempotency_key="night-1") == (store.key(key.id), None)
+    assert opens(store, clock, first, second) == [True, True]
+    third = rotated(store, key, clock, idempotency_key="night-2")
+    assert rotate_key(store, key.id, clock=clock, idempotency_key="night-1")[1] is None
+    assert opens(store, clock, first, second, third) == [False, True, True]
+
+
+def test_a_repeated_rotation_with_another_overlap_is_a_conflict(store: MemoryCatalog, clock: Clock) -> None:
+    """And changes nothing."""
+    key, first = made(store)
+    second = rotated(store, key, clock, idempotency_key="night-1")
+    with pytest.raises(Conflict):
+        rotate_key(store, key.id, clock=clock, idempotency_key="night-1", overlap_seconds=0)
+    assert opens(store, clock, first, second) == [True, True]
+
+
+def test_what_is_remembered_of_rotations_is_bounded(store: MemoryCatalog, clock: Clock) -> None:
+    """A key that is rotated every night does not grow."""
+    key, _ = made(store)
+    for night in range(30):
+        rotated(store, key, clock, idempotency_key=f"night-{night}")
+    kept = store.key(key.id)
+    assert kept is not None
+    assert len(kept.rotations) == 10
+
+
+def test_of_two_rotations_at_the_same_time_one_is_refused(clock: Clock) -> None:
+    """So that neither ends the secret of before, which both meant to keep."""
+
+    class Raced(MemoryCatalog):
+        """Somebody else rotates between the read and the write."""
+
+        meanwhile: Callable[[], object] | None = None
+
+        def rotate_key(self, before: ApiKey, after: ApiKey) -> bool:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile:
+                meanwhile()
+            return super().rotate_key(before, after)
+
+    store = Raced()
+    key, first = made(store)
+    others: list[str] = []
+    store.meanwhile = lambda: others.append(rotated(store, key, clock))
+    with pytest.raises(Conflict):
+        rotate_key(store, key.id, clock=clock)
+    assert opens(store, clock, first, *others) == [True, True]
+
+
+def test_a_key_that_is_not_there_or_has_ended_is_not_rotated(store: MemoryCatalog, clock: Clock) -> None:
+    """A new secret would open nothing."""
+    with pytest.raises(NotFound):
+        rotate_key(store, "0123456789abcdef", clock=clock)
+    end = NOW + timedelta(hours=1)
+    key, _ = create_key(store, name="ci", scopes=READER, expires_at=end, clock=clock)
+    clock.forward(timedelta(hours=1))
+    with pytest.raises(Conflict):
+        rotate_key(store, key.id, clock=clock)
+    assert store.key(key.id) == key
+
+
+@pytest.mark.parametrize("overlap", [-1, MAX_OVERLAP_SECONDS + 1])
+def test_an_overlap_out_of_range_is_refused(store: MemoryCatalog, clock: Clock, overlap: int) -> None:
+    """A secret that never ends is what rotating is against."""
+    key, _ = made(store)
+    with pytest.raises(InvalidInput) as refusal:
+        rotate_key(store, key.id, clock=clock, overlap_seconds=overlap)
+    assert [fault.pointer for fault in refusal.value.errors] == ["/overlap_seconds"]
+    assert store.key(key.id) == key

@@ -100,7 +100,7 @@ def test_python_3_6_can_read_the_bootstrap() -> None:
 def test_an_unknown_environment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """With the names of those there are."""
     assert bootstrap.main(["production"]) == 2
-    assert capsys.readouterr().out == "usage: python3 tools/bootstrap.py [dev|ministack|sam]...\n"
+    assert capsys.readouterr().out == "usage: python3 tools/bootstrap.py [dev|ministack|sam|checkov|audit]...\n"
 
 
 # tools/demo.py

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from tollgate.catalog.keys import ApiKey, Scope
+from tollgate.catalog.keys import (
+    DEFAULT_OVERLAP_SECONDS,
+    MAX_KEY_WINDOW_SECONDS,
+    MAX_OVERLAP_SECONDS,
+    MAX_RATE,
+    ApiKey,
+    KeyLimit,
+    Scope,
+)
 from tollgate.catalog.life import Action, When
 from tollgate.catalog.model import (
     MAX_WINDOW_SECONDS,
@@ -472,24 +480,51 @@ def alerts_view(customer: str, feature: str, thresholds: tuple[Threshold, ...]) 
     return {"customer": customer, "feature": feature, "thresholds": [threshold_to_dict(one) for one in thresholds]}
 
 
+class KeyLimitBody(_Body):
+    """At most so many requests of a key in each window, over all its callers."""
+
+    limit: int = Field(ge=1, le=MAX_RATE, strict=True)
+    window_seconds: int = Field(ge=1, le=MAX_KEY_WINDOW_SECONDS, strict=True)
+
+
 class ApiKeyBody(_Body):
     """A key to make."""
 
     name: Name
     scopes: list[Scope] = Field(min_length=1, max_length=20)
+    expires_at: Timestamp | None = None
+    """When it ends by itself: in the future, and at most ten years ahead."""
+    rate_limit: KeyLimitBody | None = None
+
+    def limit(self) -> KeyLimit | None:
+        """Its rate limit."""
+        return KeyLimit(self.rate_limit.limit, self.rate_limit.window_seconds) if self.rate_limit else None
 
 
 class ApiKeyView(ApiKeyBody):
     """A key without its secret."""
 
     id: Code
+    prefix: str
+    """How its secrets begin."""
     created_at: Timestamp
+    last_used_at: Timestamp | None
+    """To the hour; null while it has not been used."""
+    old_secret_until: Timestamp | None
+    """Until then the secret before the last rotation is good too."""
 
 
 class ApiKeyCreated(ApiKeyView):
-    """A new key; the secret is shown this once, and null when the request is repeated."""
+    """A key with a new secret, which is shown this once, and null when the request is repeated."""
 
     secret: str | None
+
+
+class RotateKeyBody(_Body):
+    """Another secret for a key."""
+
+    overlap_seconds: int = Field(default=DEFAULT_OVERLAP_SECONDS, ge=0, le=MAX_OVERLAP_SECONDS, strict=True)
+    """For how long the present secret stays good; 0 ends it at once."""
 
 
 class ApiKeyList(BaseModel):
@@ -499,13 +534,20 @@ class ApiKeyList(BaseModel):
     next_cursor: str | None
 
 
-def key_view(key: ApiKey) -> dict[str, Any]:
+def key_view(key: ApiKey, now: datetime) -> dict[str, Any]:
     """A key as the API shows it."""
+    limit = key.rate_limit
+    overlaps = key.previous_until is not None and now < key.previous_until
     return {
         "id": key.id,
+        "prefix": key.prefix,
         "name": key.name,
         "scopes": list(key.scopes),
         "created_at": format_time(key.created_at),
+        "expires_at": format_time(key.expires_at) if key.expires_at else None,
+        "rate_limit": {"limit": limit.limit, "window_seconds": limit.window_seconds} if limit else None,
+        "last_used_at": format_time(key.last_used_at) if key.last_used_at else None,
+        "old_secret_until": format_time(key.previous_until) if key.previous_until and overlaps else None,
     }
 
 

@@ -5,7 +5,7 @@ FEATURE                code              a feature
 PLAN                   code              the latest version of a plan
 PLAN#code              0000000042        one version, never changed
 CUSTOMER               id                a customer
-KEY                    id                an API key
+KEY                    id                an API key (key_store.py)
 SECRET                 cursor            signs cursors
 WEBHOOK                ALL               all webhooks
 CUSTOMER#id            SUBSCRIPTIONS     the snapshot of a customer          (usage table)
@@ -21,25 +21,24 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from heapq import merge
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from pynamodb.attributes import (
     BinaryAttribute,
     BooleanAttribute,
     JSONAttribute,
-    ListAttribute,
     NumberAttribute,
     UnicodeAttribute,
     UTCDateTimeAttribute,
     VersionAttribute,
 )
-from pynamodb.exceptions import DeleteError, GetError, PutError, TransactWriteError
+from pynamodb.exceptions import GetError, PutError, TransactWriteError
 from pynamodb.expressions.condition import Condition
 from pynamodb.models import Model
 from pynamodb.transactions import TransactWrite
 
 from tollgate.catalog.deliveries import Lease
-from tollgate.catalog.keys import ApiKey
+from tollgate.catalog.key_store import DynamoKeys
 from tollgate.catalog.life import (
     SUBSCRIBED,
     Entry,
@@ -71,7 +70,7 @@ from tollgate.catalog.model import (
     threshold_to_dict,
 )
 from tollgate.catalog.webhooks import Webhook
-from tollgate.kernel.dynamodb import CatalogTable, UsageTable, Write, connect, is_lost_race, write_all
+from tollgate.kernel.dynamodb import CatalogTable, UsageTable, Write, connect, is_lost_race, list_items, write_all
 from tollgate.kernel.errors import Unavailable
 from tollgate.kernel.time import format_time, parse_time
 
@@ -107,15 +106,6 @@ class CustomerItem(CatalogTable, discriminator="customer"):
     """A customer."""
 
     body = JSONAttribute()
-
-
-class KeyItem(CatalogTable, discriminator="key"):
-    """An API key; the secret itself is nowhere."""
-
-    name = UnicodeAttribute()
-    scopes: ListAttribute[str] = ListAttribute()
-    secret_hash = UnicodeAttribute()
-    created_at = UTCDateTimeAttribute()
 
 
 class SecretItem(CatalogTable, discriminator="secret"):
@@ -172,7 +162,7 @@ class SentItem(UsageTable, discriminator="sent"):
     ttl = NumberAttribute()
 
 
-class DynamoCatalog:
+class DynamoCatalog(DynamoKeys):
     """The `Catalog` and `KeyStore` of the deployment. Plan versions, being immutable, are read once."""
 
     def __init__(self) -> None:
@@ -210,7 +200,7 @@ class DynamoCatalog:
 
     def list_features(self, after: str | None, limit: int) -> tuple[list[Feature], str | None]:
         """Features by code, and the last code when there are more."""
-        items, last = _list(FeatureItem, "FEATURE", after, limit)
+        items, last = list_items(FeatureItem, "FEATURE", after, limit)
         return [_feature(item) for item in items], last
 
     def plan(self, code: str, version: int | None = None) -> Plan | None:
@@ -238,7 +228,7 @@ class DynamoCatalog:
 
     def list_plans(self, after: str | None, limit: int) -> tuple[list[Plan], str | None]:
         """The latest version of each plan by code, and the last code when there are more."""
-        items, last = _list(PlanItem, _LATEST, after, limit)
+        items, last = list_items(PlanItem, _LATEST, after, limit)
         return [_plan(item) for item in items], last
 
     def customers(self, customer_ids: Iterable[str]) -> dict[str, Customer]:
@@ -259,7 +249,7 @@ class DynamoCatalog:
 
     def list_customers(self, after: str | None, limit: int) -> tuple[list[Customer], str | None]:
         """Customers by id, and the last id when there are more."""
-        items, last = _list(CustomerItem, "CUSTOMER", after, limit)
+        items, last = list_items(CustomerItem, "CUSTOMER", after, limit)
         return [Customer(**item.body) for item in items], last
 
     def subscriptions(self, customer_id: str) -> tuple[Subscription, ...]:
@@ -376,39 +366,6 @@ class DynamoCatalog:
         shards = (_due(str(shard), by) for shard in range(DUE_SHARDS))
         for item in merge(*shards, key=lambda item: item["due_at"]["S"]):
             yield item["pk"]["S"].removeprefix("SUBSCRIPTION#"), datetime.fromisoformat(item["due_at"]["S"])
-
-    def key(self, key_id: str) -> ApiKey | None:
-        """The key, if there is one."""
-        item = _get(KeyItem, "KEY", key_id)
-        return _key(item) if item else None
-
-    def add_key(self, key: ApiKey) -> bool:
-        """Write a new key, if its id is free."""
-        item = KeyItem(
-            "KEY",
-            key.id,
-            name=key.name,
-            scopes=list(key.scopes),
-            secret_hash=key.secret_hash,
-            created_at=key.created_at,
-        )
-        return _put(item, KeyItem.pk.does_not_exist())
-
-    def delete_key(self, key_id: str) -> bool:
-        """Delete a key; False when there is none."""
-        connect(CatalogTable)
-        try:
-            KeyItem("KEY", key_id).delete(condition=KeyItem.pk.exists())
-        except DeleteError as error:
-            if is_lost_race(error):
-                return False
-            raise
-        return True
-
-    def list_keys(self, after: str | None, limit: int) -> tuple[list[ApiKey], str | None]:
-        """Keys by id, and the last id when there are more."""
-        items, last = _list(KeyItem, "KEY", after, limit)
-        return [_key(item) for item in items], last
 
     def webhooks(self) -> tuple[Webhook, ...]:
         """All webhooks, as the last write left them; one read."""
@@ -560,15 +517,6 @@ def _transact(puts: list[tuple[Model, Condition | None]], table: type[Model]) ->
     return True
 
 
-def _list(model: type[_Item], pk: str, after: str | None, limit: int) -> tuple[list[_Item], str | None]:
-    connect(CatalogTable)
-    start = {"pk": {"S": pk}, "sk": {"S": after}} if after else None
-    page = model.query(pk, consistent_read=True, limit=limit + 1, last_evaluated_key=start)
-    items = list(page)
-    last = cast(CatalogTable, items[limit - 1]).sk if len(items) > limit else None
-    return items[:limit], last
-
-
 def _customer_item(customer: Customer) -> CustomerItem:
     return CustomerItem("CUSTOMER", customer.id, body=asdict(customer))
 
@@ -635,7 +583,3 @@ def _webhook_from_dict(body: dict[str, Any]) -> Webhook:
     times = {"created_at": parse_time(body["created_at"]), "disabled_at": disabled_at}
     retired = tuple((secret, parse_time(until)) for secret, until in body.get("retired", ()))
     return Webhook(**body | times | {"events": tuple(body["events"]), "retired": retired})
-
-
-def _key(item: KeyItem) -> ApiKey:
-    return ApiKey(item.sk, item.name, tuple(item.scopes), item.secret_hash, item.created_at.astimezone(UTC))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from botocore.config import Config
 from botocore.credentials import CredentialResolver, EnvProvider
@@ -41,6 +41,7 @@ __all__ = [
     "connect",
     "failure_of",
     "is_lost_race",
+    "list_items",
     "read_item",
     "write_all",
 ]
@@ -228,6 +229,15 @@ def read_item(model: type[_Item], pk: str, sk: str) -> _Item | None:
         return None
     except GetError as error:
         raise Unavailable("The database cannot be read now; send the request again.") from error
+
+
+def list_items(model: type[_Item], pk: str, after: str | None, limit: int) -> tuple[list[_Item], str | None]:
+    """A page of a partition of the catalog table in the order of `sk`, and the last `sk` when there are more."""
+    connect(CatalogTable)
+    start = {"pk": {"S": pk}, "sk": {"S": after}} if after else None
+    items = list(model.query(pk, consistent_read=True, limit=limit + 1, last_evaluated_key=start))
+    last = cast(CatalogTable, items[limit - 1]).sk if len(items) > limit else None
+    return items[:limit], last
 
 
 def write_all(writes: Sequence[Write]) -> bool:

@@ -11,6 +11,7 @@ TollgateError
 +-- PayloadTooLarge       413
 +-- UnsupportedMediaType  415
 +-- InvalidInput          422  read, but not acceptable; names each fault with a JSON pointer
++-- TooManyRequests       429  the key's rate limit is reached
 +-- Unavailable           503  safe to send again
 """
 
@@ -30,6 +31,7 @@ __all__ = [
     "PayloadTooLarge",
     "PaymentFailed",
     "TollgateError",
+    "TooManyRequests",
     "Unauthenticated",
     "Unavailable",
     "UnsupportedMediaType",
@@ -125,6 +127,23 @@ class InvalidInput(TollgateError):
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{e.pointer or 'body'}: {e.detail}" for e in errors[:3]))
         self.errors = tuple(errors)
+
+
+class TooManyRequests(TollgateError):
+    """The key has made all the requests of its present window; the next begins in `retry_after` seconds.
+
+    With the headers RateLimit and RateLimit-Policy (IETF draft-ietf-httpapi-ratelimit-headers-10).
+    """
+
+    status, slug, title = 429, "too-many-requests", "Too many requests"
+
+    def __init__(self, detail: str, *, policy: str, limit: int, window_seconds: int, retry_after: int) -> None:
+        headers = {
+            "RateLimit-Policy": f'"{policy}";q={limit};w={window_seconds}',
+            "RateLimit": f'"{policy}";r=0;t={retry_after}',
+            "Retry-After": str(retry_after),
+        }
+        super().__init__(detail, headers=headers)
 
 
 class Unavailable(TollgateError):
