@@ -264,7 +264,7 @@ LIMITED = [
     ),
     Limit(
         "scopes of a key",
-        20,
+        catalog.MAX_SCOPES,
         lambda n: Sent("POST", "/v1/api-keys", {"name": "limit", "scopes": ["catalog:read"] * n}),
         "/scopes",
     ),
@@ -417,3 +417,33 @@ def test_an_event_beyond_a_limit_is_rejected_by_itself(
     first, second = api.post("/v1/events", json=body).raise_for_status().json()["results"]
     assert (first["status"], second["status"]) == ("accepted", "rejected")
     assert second.get("pointer", "/time") == pointer
+
+
+def test_usage_by_period_is_of_so_many_periods_and_no_more(api: httpx.Client) -> None:
+    """Of all subscriptions with the feature together: two of 600 days each are 1,200."""
+    daily = PLAN | {"billing_period": {"interval": "day"}, "features": [{"feature": "tokens"}]}
+    api.put("/v1/plans/daily", json=daily).raise_for_status()
+    api.put("/v1/customers/daily", json={}).raise_for_status()
+    for number in (1, 2):
+        body = {"id": f"daily-{number}", "customer": "daily", "plan": "daily", "starts_at": stamp(600)}
+        api.post("/v1/subscriptions", json=body).raise_for_status()
+    for days, status in ((499, 200), (501, 422)):
+        answer = api.get(f"/v1/customers/daily/usage?feature=tokens&from={stamp(days)}&to={stamp(0)}")
+        assert answer.status_code == status, answer.text
+    assert "1,000 billing periods" in LIMITS
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("usage?feature=tokens&from=1970-01-01T00:00:00Z", "/from"),
+        ("usage?feature=tokens&to=9990-01-01T00:00:01Z", "/to"),
+        ("events?feature=tokens&from=1970-01-01T00:00:00Z", "/from"),
+        ("events?feature=tokens&to=9990-01-01T00:00:01Z", "/to"),
+    ],
+)
+def test_a_question_is_of_years_that_events_may_lie_in(api: httpx.Client, query: str, pointer: str) -> None:
+    """Beyond them times cannot be told."""
+    refused = api.get(f"/v1/customers/acme/{query}")
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, pointer)
+    assert "the years 1970 to 9990" in LIMITS

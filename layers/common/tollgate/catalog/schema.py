@@ -100,6 +100,7 @@ MAX_PERIOD_COUNT: Final = 120
 MAX_DAYS: Final = 3_650
 MAX_FEATURES: Final = 200
 MAX_EVENT_TYPES: Final = 50
+MAX_SCOPES: Final = 20
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 
@@ -491,7 +492,7 @@ class ApiKeyBody(_Body):
     """A key to make."""
 
     name: Name
-    scopes: list[Scope] = Field(min_length=1, max_length=20)
+    scopes: list[Scope] = Field(min_length=1, max_length=MAX_SCOPES)
     expires_at: Timestamp | None = None
     """When it ends by itself: in the future, and at most ten years ahead."""
     rate_limit: KeyLimitBody | None = None
