@@ -93,9 +93,10 @@ else
 	$(SEEDED)pytest -n 2 tests/faults
 endif
 
-fuzz:  ## every route, by openapi.json and by hand: CASES=20000 requests or more, from SEED=1 on (OPERATIONS: a regular expression)
+fuzz:  ## every route, by openapi.json and by hand: CASES=20000 requests or more and RAW=4000 of them odd, from SEED=1 on
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m tests.fuzz
+	@RAW=$(or $(RAW),4000) .venv/bin/pytest -q tests/fuzz/test_raw.py
 
 bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)
 	$(BOOTSTRAP) dev
