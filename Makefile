@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay redrive recount rerate export-errors openapi test faults bench-ingest bench-entitlements bench-recovery lint validate format build clean
+.PHONY: help run demo replay redrive recount rerate export-errors openapi test test-samlocal faults bench-ingest bench-entitlements bench-recovery lint validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,9 +52,13 @@ test:  ## all tests; ARGS="tests/unit -k tiers" goes to pytest instead
 ifdef ARGS
 	$(IN)pytest $(ARGS)
 else
-	$(SEEDED)pytest -n 2 -m "not stack"
+	$(SEEDED)pytest -n 2 -m "not stack and not samlocal"
 	$(IN)pytest -m stack
 endif
+
+test-samlocal:  ## every event of events/ and the README's first session in containers, by sam local; needs Docker, or root
+	$(BOOTSTRAP) dev ministack sam
+	$(IN)python -m tools.samlocal .venv/bin/pytest -n 2 --dist worksteal tests/samlocal $(ARGS)
 
 faults:  ## counter and ledger under faults: SEEDS (a night: 10000) seeds from FIRST=1 on, each printed if it fails; SEED=n repeats one
 	$(BOOTSTRAP) dev

@@ -26,6 +26,7 @@ from tools.routes import import_routes
 __all__ = [
     "STACK_NAME",
     "Deployment",
+    "architecture",
     "aws_arguments",
     "build",
     "build_for_aws",
@@ -33,6 +34,7 @@ __all__ = [
     "resources_of",
 ]
 
+HOST_VERSION = "{}.{}".format(*sys.version_info)
 STACK_NAME = "tollgate-dev"
 TEMPLATE = ROOT / "template.yaml"
 BUCKET = "tollgate-artifacts"
@@ -64,35 +66,34 @@ def aws_arguments(endpoint_url: str) -> dict[str, Any]:
     }
 
 
-def build(folder: Path) -> Path:
-    """Build the template into the folder for this machine's Python and CPU; return the built template.
+def build(folder: Path, python_version: str = HOST_VERSION) -> Path:
+    """Build the template into the folder for this machine's CPU and Python, or another; return the built template.
 
     The layer is built again only if its source has changed. Two processes must not share a folder.
 
     Raises:
         ToolError: sam is missing or the build fails.
     """
-    folder = folder.resolve() / f"{_python_runtime()}-{_architecture()}"  # sam's cache knows of neither
+    folder = folder.resolve() / f"python{python_version}-{architecture()}"  # sam's cache knows of neither
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--cached", "--build-dir", str(folder / "build"), "--cache-dir", str(folder / "cache")]
-    python_version = _python_runtime().removeprefix("python")
     _sam(
-        ["build", "--template-file", str(TEMPLATE), *arguments, *_parameters()],
+        ["build", "--template-file", str(TEMPLATE), *arguments, *_parameters(python_version)],
         _build_environment(python_version, "host"),
         folder,
     )
     return folder / "build" / "template.yaml"
 
 
-def build_for_aws(python_version: str, architecture: str) -> list[Path]:
+def build_for_aws(python_version: str, cpu: str) -> list[Path]:
     """Build the template into .aws-sam, where `sam deploy` looks for it; return the layers' folders.
 
     Raises:
         ToolError: sam is missing or the build fails.
     """
-    parameters = [f"PythonRuntime=python{python_version}", f"Architecture={architecture}"]
+    parameters = [f"PythonRuntime=python{python_version}", f"Architecture={cpu}"]
     shutil.rmtree(ROOT / ".aws-sam", ignore_errors=True)  # its cache does not know what Python the layer is for
-    environment = _build_environment(python_version, architecture)
+    environment = _build_environment(python_version, cpu)
     LOCAL.mkdir(exist_ok=True)
     arguments = ["--build-dir", str(ROOT / ".aws-sam" / "build"), "--no-cached", "--parameter-overrides"]
     _sam(["build", "--template-file", str(TEMPLATE), *arguments, *parameters], environment, LOCAL)
@@ -146,22 +147,17 @@ def _make_bucket(endpoint_url: str) -> None:
         client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
 
 
-def _python_runtime() -> str:
-    """Name the Lambda runtime that is this machine's Python."""
-    return "python{}.{}".format(*sys.version_info)
-
-
-def _architecture() -> str:
+def architecture() -> str:
     """Name this machine's CPU as Lambda does."""
     return "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x86_64"
 
 
-def _parameters() -> list[str]:
-    runtime, architecture = f"PythonRuntime={_python_runtime()}", f"Architecture={_architecture()}"
-    return ["--parameter-overrides", runtime, architecture, "Stage=dev", "AllowPrivateWebhooks=true"]
+def _parameters(python_version: str = HOST_VERSION) -> list[str]:
+    machine = [f"PythonRuntime=python{python_version}", f"Architecture={architecture()}"]
+    return ["--parameter-overrides", *machine, "Stage=dev", "AllowPrivateWebhooks=true"]
 
 
-def _build_environment(python_version: str, architecture: str) -> dict[str, str]:
+def _build_environment(python_version: str, cpu: str) -> dict[str, str]:
     """Add what layers/common/Makefile reads."""
     return (
         {"UV_SYSTEM_CERTS": "1"}
@@ -170,7 +166,7 @@ def _build_environment(python_version: str, architecture: str) -> dict[str, str]
             "TOLLGATE_UV": str(ROOT / ".venv" / "bin" / "uv"),
             "TOLLGATE_PYTHON": sys.executable,
             "TOLLGATE_PYTHON_VERSION": python_version,
-            "TOLLGATE_ARCHITECTURE": architecture,
+            "TOLLGATE_ARCHITECTURE": cpu,
         }
     )
 

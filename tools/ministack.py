@@ -78,10 +78,11 @@ def aws_environment(endpoint_url: str | None = None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log") -> Iterator[str]:
+def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log", host: str = HOST) -> Iterator[str]:
     """Run MiniStack on the port (0 takes a free one), and give its URL once it answers.
 
-    What it prints goes to the log, whose folder exists.
+    What it prints goes to the log, whose folder exists. The host is an address of this machine's; the usual one
+    is reached only from here.
 
     Raises:
         ToolError: the environment is missing, the port is busy, or it does not start.
@@ -89,7 +90,7 @@ def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log") -> 
     python = LOCAL / "venv" / "ministack" / "bin" / "python"
     if not python.exists():
         raise ToolError("MiniStack is not installed: python3 tools/bootstrap.py dev ministack sam")
-    port = _claim(port)
+    port = _claim(port, host)
     LOCAL.mkdir(exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="ministack-", dir=LOCAL))
     server: subprocess.Popen[bytes] | None = None
@@ -98,13 +99,13 @@ def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log") -> 
             server = subprocess.Popen(
                 [python, "-P", "-c", SERVER],
                 cwd=scratch,
-                env=_server_environment(port, scratch),
+                env=_server_environment(port, scratch, host),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        url = f"http://{HOST}:{port}"
+        url = f"http://{host}:{port}"
         _wait_until_ready(server, url, log)
         yield url
     finally:
@@ -129,7 +130,7 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _server_environment(port: int, scratch: Path) -> Mapping[str, str]:
+def _server_environment(port: int, scratch: Path, host: str) -> Mapping[str, str]:
     """Build the server's environment: the Lambda workers inherit it, so nothing of ours is in it."""
     kept = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_FILE")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
@@ -137,24 +138,24 @@ def _server_environment(port: int, scratch: Path) -> Mapping[str, str]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "BIND_HOST": HOST,
+        "BIND_HOST": host,
         "DOCKER_HOST": f"unix://{scratch}/no-docker",  # it looks for one at start and at each stop
         "GATEWAY_PORT": str(port),
         "LAMBDA_EXECUTOR": "local",
         "LOG_LEVEL": "WARNING",
-        "MINISTACK_HOST": "localhost",
+        "MINISTACK_HOST": "localhost" if host == HOST else host,
         "MINISTACK_REGION": REGION,
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(scratch),
     }
 
 
-def _claim(port: int) -> int:
+def _claim(port: int, host: str) -> int:
     """Check that the port is free on this machine; 0 finds one that is."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             advice = f"choose another: TOLLGATE_PORT={port + 1 if port < (1 << 16) - 1 else DEFAULT_PORT}"
             raise ToolError(f"port {port} cannot be had: {error.strerror}; {advice}") from None

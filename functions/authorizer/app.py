@@ -22,8 +22,10 @@ keys = KeyRing(DynamoCatalog(), system_clock)
 
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Entry point of the Lambda function: a simple response of payload format 2.0."""
+    headers = event.get("headers", {})
     try:
-        key = keys.find(event.get("headers", {}).get("authorization"))
+        # API Gateway writes the names of headers in lower case, `sam local start-api` as it pleases.
+        key = keys.find(headers.get("authorization") or headers.get("Authorization"))
     except Unavailable:
         logger.exception("the key could not be read")
         return {"isAuthorized": True, "context": {"unavailable": "true"}}

@@ -1,6 +1,7 @@
 """A database that cannot be read is not a key that is not known."""
 
 import importlib.util
+import os
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,9 @@ from botocore.exceptions import ReadTimeoutError
 from tests.conftest import ROOT
 from tollgate.api.auth import caller_of
 from tollgate.kernel.errors import Unavailable
+from tools.keys import mint_key
+
+HEADER_NAMES = ("authorization", "Authorization")
 
 
 def authorizer() -> ModuleType:
@@ -35,3 +39,11 @@ def test_a_key_that_cannot_be_read_is_answered_503_and_not_401(monkeypatch: pyte
     assert answer["isAuthorized"] is True
     with pytest.raises(Unavailable):
         caller_of({"requestContext": {"authorizer": {"lambda": answer["context"]}}})
+
+
+@pytest.mark.usefixtures("tables")
+def test_the_name_of_the_header_may_have_capitals() -> None:
+    """API Gateway writes it in lower case; sam's local API does not."""
+    key = mint_key(os.environ["CATALOG_TABLE"])
+    answers = [authorizer().handler({"headers": {name: f"Bearer {key}"}}, None) for name in HEADER_NAMES]
+    assert [answer["context"].get("scopes") for answer in answers] == ["admin", "admin"]

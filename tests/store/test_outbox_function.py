@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.store.test_sample_events import CONTEXT, load, recorded, refused, sample
+from tests.samples import sample
+from tests.store.test_sample_events import CONTEXT, load, recorded, refused
 from tollgate.catalog import deliveries
 from tollgate.catalog.store import DynamoCatalog
 from tollgate.catalog.webhooks import Webhook

@@ -14,7 +14,8 @@ import stripe
 from jsonschema import Draft202012Validator
 
 from tests.conftest import ROOT
-from tests.store.test_sample_events import CONTEXT, load, recorded, refused, sample
+from tests.samples import sample
+from tests.store.test_sample_events import CONTEXT, load, recorded, refused
 from tollgate.billing.payments import Decline, DeclineKind, Payment, Refund
 from tollgate.billing.providers import Outcome, Processing, Succeeded
 from tollgate.catalog import service

@@ -1,12 +1,11 @@
 """events/: one sample per trigger, each handled by its function, on moto, with the permissions of its role."""
 
 import fnmatch
-import hashlib
 import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,20 +15,14 @@ import pytest
 from botocore.client import BaseClient
 
 from tests.conftest import ROOT, TABLES, template
+from tests.samples import SAMPLES, SINCE, folder, sample, seed
 from tollgate.billing.invoice_store import DynamoInvoices
-from tollgate.catalog import service
 from tollgate.catalog.deliveries import EventBus
-from tollgate.catalog.keys import ApiKey
-from tollgate.catalog.model import BillingPeriod, Customer, Feature, FeatureType, Overage, Plan, PlanFeature, Quota
-from tollgate.catalog.periods import Interval
-from tollgate.catalog.store import DynamoCatalog
 from tollgate.kernel.time import system_clock
 from tollgate.metering.store import DynamoCounters
-from tollgate.recovery.model import ErrorType, Status
-from tollgate.recovery.service import record_error
+from tollgate.recovery.model import Status
 from tollgate.recovery.store import DynamoRecovery
 
-SAMPLES = sorted(path.stem for path in (ROOT / "events").glob("*.json"))
 KINDS = {"DynamoDB": "dynamodb", "HttpApi": "api", "SQS": "sqs", "SNS": "sns", "ScheduleV2": "schedule"}
 CONTEXT = SimpleNamespace(
     function_name="sample",
@@ -38,37 +31,14 @@ CONTEXT = SimpleNamespace(
     aws_request_id="request-1",
     get_remaining_time_in_millis=lambda: 240_000,
 )
-SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 Invoke = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture
 def seeded(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - the tables are there
-    """What the samples speak of: a customer on a plan, a key, an error that is due, and a topic."""
-    catalog = DynamoCatalog()
-    requests = service.put_feature(catalog, Feature("requests", "Requests", FeatureType.QUOTA, "request"))
-    export = service.put_feature(catalog, Feature("export", "Export", FeatureType.BOOLEAN))
-    terms = (PlanFeature(requests, quota=Quota(Decimal(500), Overage.BLOCK)), PlanFeature(export))
-    month = BillingPeriod(Interval.MONTH, 1)
-    service.put_plan(catalog, Plan("web", 0, "Web", "EUR", month, Decimal(0), 0, 0, terms))
-    service.put_customer(catalog, Customer("acme"))
-    service.subscribe(
-        catalog,
-        customer="acme",
-        plan="web",
-        gates=DynamoCounters(),
-        clock=system_clock,
-        starts_at=SINCE,
-        subscription_id="sub-acme",
-    )
+    """What the samples speak of, and where functions send things."""
+    seed()
     boto3.client("sqs").create_queue(QueueName="billing")
-    secret = sample("authorizer-api")["headers"]["authorization"].rpartition("_")[2]
-    hashed = hashlib.sha256(secret.encode()).hexdigest()
-    catalog.add_key(ApiKey("0123456789abcdef", "sample", ("usage:read", "entitlements:read"), hashed, SINCE))
-    record_error(
-        DynamoRecovery(), error_type=ErrorType.STATE_TRANSITION_ERROR, operation="collect", arguments={},
-        customer="acme", subscription=None, context={}, error="failed", clock=lambda: SINCE, id="err_1",
-    )  # fmt: skip
     boto3.client("events").create_event_bus(Name=os.environ["EVENTS_BUS_NAME"])
     monkeypatch.setenv("OPERATIONS_TOPIC_ARN", boto3.client("sns").create_topic(Name="operations")["TopicArn"])
 
@@ -128,12 +98,6 @@ def invoke(seeded: None) -> Invoke:  # noqa: ARG001 - there is something to work
     return call
 
 
-def sample(name: str) -> dict[str, Any]:
-    """A sample event."""
-    event: dict[str, Any] = json.loads((ROOT / "events" / f"{name}.json").read_text())
-    return event
-
-
 def load(function: str) -> ModuleType:
     """A function's module."""
     spec = importlib.util.spec_from_file_location(function, ROOT / "functions" / function / "app.py")
@@ -165,12 +129,6 @@ def triggers() -> Iterator[str]:
                 yield f"{folder(name)}-{KINDS[event['Type']]}"
         for authorizer in resource.get("Properties", {}).get("Auth", {}).get("Authorizers", {}).values():
             yield f"{folder(authorizer['FunctionArn']['Fn::GetAtt'][0])}-api"
-
-
-def folder(function: str) -> str:
-    """The folder's name of a function of the template."""
-    uri: str = template()["Resources"][function]["Properties"]["CodeUri"]
-    return uri.removeprefix("functions/").strip("/")
 
 
 def test_each_trigger_of_the_template_has_a_sample_and_no_sample_is_without_a_trigger() -> None:
