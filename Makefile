@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi examples publish-openapi test test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
+.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi examples publish-openapi test test-store test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -68,6 +68,11 @@ else
 	$(SEEDED)pytest -n 2 -m "not stack and not samlocal"
 	$(IN)pytest -m stack
 endif
+
+test-store: export TOLLGATE_DYNAMODB_ENDPOINT := $(or $(TOLLGATE_DYNAMODB_ENDPOINT),ministack)
+test-store:  ## the stores on MiniStack, or on any DynamoDB: TOLLGATE_DYNAMODB_ENDPOINT=aws, or http://localhost:8000
+	$(BOOTSTRAP) dev ministack
+	$(IN)pytest -n 2 $(or $(ARGS),tests/store/test_engines.py $(wildcard tests/store/test_*_store.py))
 
 test-samlocal:  ## every event of events/ and the README's first session in containers, by sam local; needs Docker, or root
 	$(BOOTSTRAP) dev ministack sam
