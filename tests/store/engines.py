@@ -53,7 +53,7 @@ def _credentials() -> dict[str, str]:
     with mock.patch.dict(os.environ, BEFORE, clear=True):
         session = boto3.Session()
         found = session.get_credentials()
-        region = session.region_name
+        region = BEFORE.get("AWS_REGION") or session.region_name
     if found is None:
         raise RuntimeError("there are no AWS credentials in the environment")
     if named := re.search(r"//dynamodb\.([a-z0-9-]+)\.amazonaws", ENDPOINT):
