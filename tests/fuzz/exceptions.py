@@ -17,6 +17,7 @@ CURSOR: Final = (("/cursor", "is not a cursor of this list"),)  # signed, and ea
 CURRENCY: Final = (("/currency", "unknown currency|[A-Z]{3} has no minor unit"),)  # ISO 4217 adds and drops some
 FLOAT: Final = (  # to a schema 1.0 is an integer; a float is refused, whatever it says
     (".*", "must be a decimal string such as .+ not a JSON number with a fraction|Input should be a valid integer"),
+    ("/expires_in_seconds", "must be a whole number"),
 )
 CALENDAR: Final = r".+ is not a time of the calendar"  # RFC 3339 has leap seconds, and years that we have not
 ONE_NAME: Final = (("/id", "give an id or an Idempotency-Key, not both"),)  # one of the two, in body and header
