@@ -10,6 +10,9 @@ from hypothesis import settings
 ROOT = Path(__file__).parents[1]
 TABLES = ("catalog", "usage", "billing", "recovery")
 
+BEFORE = dict(os.environ)
+"""The environment that pytest was started in."""
+
 settings.register_profile("tollgate", deadline=None)  # a test never asserts wall time
 settings.load_profile("tollgate")
 os.environ.update(

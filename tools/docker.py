@@ -56,7 +56,7 @@ class Docker:
     def answers(self) -> bool:
         """Whether it is there."""
         try:
-            return self._http.get("/_ping", timeout=5).is_success
+            return self.socket.exists() and self._http.get("/_ping", timeout=5).is_success
         except httpx.TransportError:
             return False
 

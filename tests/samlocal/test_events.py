@@ -55,12 +55,13 @@ def test_catalog_puts_the_feature(invoke: Invoke) -> None:
 
 
 def test_usage_counts_once_and_entitlements_see_it(invoke: Invoke) -> None:
-    """Sent again, the events are duplicates."""
+    """Sent again the events are duplicates, also by a caller that IAM vouches for."""
     assert body(invoke("usage-api"))["accepted"] == 2
     assert body(invoke("usage-api"))["duplicate"] == 2
+    assert body(invoke("usage-iam"))["duplicate"] == 2
     assert used() == 3
-    answer = body(invoke("entitlements-api"))
-    assert (answer["allowed"], answer["limit"], answer["used"], answer["remaining"]) == (True, "500", "3", "497")
+    for answer in (body(invoke("entitlements-api")), body(invoke("entitlements-iam"))):
+        assert (answer["allowed"], answer["limit"], answer["used"], answer["remaining"]) == (True, "500", "3", "497")
 
 
 def test_usage_counts_the_events_of_queue_messages(invoke: Invoke) -> None:
