@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay admin-key redrive recount rerate export-errors openapi examples publish-openapi test test-store test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys lint audit licences sbom validate format build clean
+.PHONY: help run demo replay admin-key redrive retell recount rerate export-errors restore restore-drill openapi examples publish-openapi test test-store test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys cost lint audit licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,10 @@ redrive:  ## dead messages of events back to be counted, of alerts to be told (A
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.redrive $(ARGS)
 
+retell:  ## changes that the outbox could not tell, read again from the streams within a day (ARGS="--stack tollgate-prod")
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.retell $(ARGS)
+
 recount:  ## a counter added up from the archive: ARGS="--customer c --feature f [--period 2026-11-01T00:00:00Z]"
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.recount $(ARGS)
@@ -46,6 +50,14 @@ rerate:  ## its usage priced by another plan version: ARGS="--customer c --featu
 export-errors:  ## the ledger of failed operations as JSON Lines (ARGS="--status manual --output errors.jsonl")
 	$(BOOTSTRAP) dev
 	$(IN)python -m tools.export_errors $(ARGS)
+
+restore:  ## the four tables as they were at a second, as new ones: ARGS="--stack tollgate-prod --at 2026-11-01T12:00:00Z [--copy-back]"
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.restore $(ARGS)
+
+restore-drill:  ## spoil what a customer of its own has, restore it, compare (ARGS="--stack tollgate-dev": on AWS)
+	$(BOOTSTRAP) dev
+	$(IN)python -m tools.restore_drill $(ARGS)
 
 openapi:  ## write openapi.json from the routes
 	$(BOOTSTRAP) dev
@@ -86,9 +98,10 @@ else
 	$(SEEDED)pytest -n 2 tests/faults
 endif
 
-fuzz:  ## every route, by openapi.json and by hand: CASES=20000 requests or more, from SEED=1 on (OPERATIONS: a regular expression)
+fuzz:  ## every route, by openapi.json and by hand: CASES=20000 requests or more and RAW=4000 of them odd, from SEED=1 on
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m tests.fuzz
+	@RAW=$(or $(RAW),4000) .venv/bin/pytest -q tests/fuzz/test_raw.py
 
 bench-ingest:  ## what counting an event costs, beside the usual designs (ARGS="units cpu": parts; ARGS=--profile)
 	$(BOOTSTRAP) dev
@@ -105,6 +118,10 @@ bench-recovery:  ## what a failed operation costs: requests and units (ARGS="one
 bench-keys:  ## whether the time of an answer tells which key ids there are
 	$(BOOTSTRAP) dev
 	@PYTHONPATH=layers/common .venv/bin/python -m bench.keys $(ARGS)
+
+cost:  ## what a month costs on AWS, for three sizes, or ARGS="--events 1000000 --batch 100 --checks 1000000"
+	$(BOOTSTRAP) dev
+	@PYTHONPATH=layers/common .venv/bin/python -m bench.cost $(ARGS)
 
 lint:  ## ruff, mypy and sam validate: what CI refuses
 	$(BOOTSTRAP) dev sam
@@ -124,7 +141,7 @@ licences:  ## write docs/licences.md from what ships
 
 sbom:  ## what the layers ship, with versions and hashes, as CycloneDX: .local/sbom.json
 	$(BOOTSTRAP) dev audit
-	@cat layers/common/requirements.txt layers/common/stripe.txt | PYTHONWARNINGS=ignore .local/venv/audit/bin/cyclonedx-py requirements \
+	@cat layers/common/*.txt | PYTHONWARNINGS=ignore .local/venv/audit/bin/cyclonedx-py requirements \
 		--pyproject pyproject.toml --output-reproducible --output-format JSON --output-file .local/sbom.json -
 	@echo "the layers' packages are in .local/sbom.json"
 

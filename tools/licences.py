@@ -23,6 +23,7 @@ HEAD = """\
 | Package | Licence | Where |
 | --- | --- | --- |
 """
+LAYERS = {"requirements.txt": "common layer", "stripe.txt": "Stripe layer", "oidc.txt": "OIDC layer"}
 NAMES = {
     "BSD License": "BSD",
     "Apache Software License": "Apache-2.0",
@@ -41,10 +42,13 @@ def pinned(file: Path) -> dict[str, str]:
 
 def shipped() -> dict[str, str]:
     """Each package that ships, and where."""
-    common = dict.fromkeys(pinned(ROOT / "layers/common/requirements.txt"), "common layer")
-    stripe = dict.fromkeys(pinned(ROOT / "layers/common/stripe.txt"), "Stripe layer")
-    client = dict.fromkeys(_needed("httpx"), "the client needs it")
-    return dict(sorted((client | stripe | common).items()))
+    found: dict[str, list[str]] = {}
+    for file, where in LAYERS.items():
+        for package in pinned(ROOT / "layers/common" / file):
+            found.setdefault(package, []).append(where)
+    for package in _needed("httpx"):
+        found.setdefault(package, ["the client needs it"])
+    return {package: ", ".join(places) for package, places in sorted(found.items())}
 
 
 def _needed(package: str) -> set[str]:

@@ -25,11 +25,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tools import LOCAL, ROOT, ToolError
+from tools import LOCAL, ROOT, ToolError, permissions
 
 __all__ = [
     "DEFAULT_PORT",
     "REGION",
+    "USED",
     "aws_environment",
     "ministack",
     "port_from_environment",
@@ -43,7 +44,8 @@ HOST = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
 DYNAMODB_DIGITS = 38
-SERVER = f"import sys; sys.path.append({str(ROOT)!r}); from tools.ministack import serve; serve()"
+SERVER = f"import sys; sys.path.append({str(ROOT)!r}); from tools.ministack import serve; serve(%r)"
+USED = "permissions.jsonl"
 
 
 def port_from_environment() -> int:
@@ -81,11 +83,18 @@ def aws_environment(endpoint_url: str | None = None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log", host: str = HOST) -> Iterator[str]:
+def ministack(
+    port: int = DEFAULT_PORT,
+    log: Path = LOCAL / "ministack.log",
+    host: str = HOST,
+    *,
+    holds_roles: bool = False,
+) -> Iterator[str]:
     """Run MiniStack on the port (0 takes a free one), and give its URL once it answers.
 
     What it prints goes to the log, whose folder exists. The host is an address of this machine's; the usual one
-    is reached only from here.
+    is reached only from here. Where it holds functions to their roles, what these have used is in `permissions.jsonl`
+    beside the log.
 
     Raises:
         ToolError: the environment is missing, the port is busy, or it does not start.
@@ -100,9 +109,9 @@ def ministack(port: int = DEFAULT_PORT, log: Path = LOCAL / "ministack.log", hos
     try:
         with log.open("wb") as output:
             server = subprocess.Popen(
-                [python, "-P", "-c", SERVER],
+                [python, "-P", "-c", SERVER % (str(log.with_name(USED).resolve()) if holds_roles else None)],
                 cwd=scratch,
-                env=_server_environment(port, scratch, host),
+                env={**_server_environment(port, scratch, host), "AUTH": str(holds_roles).lower()},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -196,8 +205,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.stdin.close()
 
 
-def serve() -> None:
-    """Be the server: MiniStack's own Python calls this."""
+def serve(used: str | None) -> None:
+    """Be the server: MiniStack's own Python calls this. What roles use goes to the file `used`, if they are held."""
     sys.path.remove(str(ROOT))
     # DynamoDB counts with 38 digits, MiniStack with the 28 of Python's default; new threads copy the default.
     decimal.DefaultContext.prec = DYNAMODB_DIGITS
@@ -205,6 +214,8 @@ def serve() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _collect_logs_later()
     _unpack_layers_once()
+    if used:
+        permissions.complete(Path(used))
     runpy.run_module("ministack", run_name="__main__")
 
 

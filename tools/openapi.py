@@ -46,6 +46,15 @@ REFUSALS: dict[int, tuple[str, str, dict[str, Any]]] = {
     413: ("PayloadTooLarge", "The body has more than 1,000,000 bytes", {}),
     415: ("UnsupportedMediaType", "The Content-Type is not one that is read here", {}),
     422: ("InvalidInput", "It was read, and is not acceptable; `errors` says what, and where", {}),
+    429: (
+        "TooManyRequests",
+        "The key has made all the requests of its window",
+        {
+            "RateLimit-Policy": {"type": "string", "pattern": '^"key";q=[0-9]+;w=[0-9]+$'},
+            "RateLimit": {"type": "string", "pattern": '^"key";r=0;t=[0-9]+$'},
+            "Retry-After": {"type": "integer", "minimum": 1},
+        },
+    ),
     503: ("Unavailable", "Send it again, after the seconds said", {"Retry-After": {"type": "integer", "minimum": 1}}),
 }
 """The problem documents by status: a name, when, and the headers that come with each."""
@@ -128,7 +137,7 @@ def _finish(operation: dict[str, Any]) -> None:
         operation["requestBody"] = operation.pop("x-request-body")
     refused = set(operation.pop("x-refuses"))
     if operation.get("security"):
-        refused |= {401, 403, 503}
+        refused |= {401, 403, 429, 503}
     if "requestBody" in operation:
         refused |= {400, 413, 415, 422}
     if operation["parameters"]:

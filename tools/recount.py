@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError
 from rich.console import Console
@@ -21,7 +22,9 @@ sys.path.insert(0, str(ROOT / "layers/common"))
 from tollgate.kernel.errors import TollgateError
 from tollgate.kernel.money import format_decimal
 from tollgate.kernel.time import parse_time, system_clock
-from tollgate.metering.audit import Recount, Target, recount, target_at
+
+if TYPE_CHECKING:
+    from tollgate.metering.audit import Recount, Target
 
 __all__ = ["audited", "parser_of", "show_recount"]
 
@@ -37,12 +40,14 @@ def parser_of(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def audited(stores: Stores, customer: str, feature: str, period: str | None) -> tuple[Target, Recount]:
+def audited(stores: Stores, customer: str, feature: str, period: str | None) -> tuple["Target", "Recount"]:
     """A counter, and what the archive says of it.
 
     Raises:
         ToolError: it is no time, or there is no such counter.
     """
+    from tollgate.metering.audit import recount, target_at  # after the environment is set
+
     try:
         at = parse_time(period) if period else system_clock()
         target = target_at(customer, feature, at, stores.catalog)
@@ -51,7 +56,7 @@ def audited(stores: Stores, customer: str, feature: str, period: str | None) -> 
         raise ToolError(str(error)) from None
 
 
-def show_recount(console: Console, target: Target, found: Recount) -> None:
+def show_recount(console: Console, target: "Target", found: "Recount") -> None:
     """The counter and the archive beside each other, and the verdict."""
     title = f"{target.counter.feature} of {target.counter.customer}, {_text(target.period.start)} to "
     title += f"{_text(target.period.end)} ({target.counter.subscription}, {target.aggregation})"

@@ -6,6 +6,7 @@ The usage is recounted from the archive; nothing is written. The exit code is 1 
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError
 from rich.console import Console
@@ -20,8 +21,10 @@ sys.path.insert(0, str(ROOT / "layers/common"))
 from tollgate.catalog.model import Plan
 from tollgate.kernel.errors import TollgateError
 from tollgate.kernel.money import format_decimal
-from tollgate.metering.audit import Rerating, rerate
 from tollgate.pricing.quotes import Quote, QuoteLine
+
+if TYPE_CHECKING:
+    from tollgate.metering.audit import Rerating
 
 __all__: list[str] = []
 
@@ -33,14 +36,16 @@ def _plan(stores: Stores, code: str, version: int | None) -> Plan:
     return plan
 
 
-def _rerate(feature: str, quantity: Decimal, old: Plan, new: Plan) -> Rerating:
+def _rerate(feature: str, quantity: Decimal, old: Plan, new: Plan) -> "Rerating":
+    from tollgate.metering.audit import rerate  # after the environment is set
+
     try:
         return rerate(feature, quantity, old, new)
     except TollgateError as error:
         raise ToolError(str(error)) from None
 
 
-def _show(console: Console, old: Plan, new: Plan, found: Rerating) -> None:
+def _show(console: Console, old: Plan, new: Plan, found: "Rerating") -> None:
     table = Table(title=f"What it costs, in {found.new.currency}", title_justify="left")
     for name in ("plan", "version", "amount"):
         table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=True)

@@ -47,7 +47,7 @@ from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.ids import MAX_CURSOR, MAX_KEY, derived_id, new_id
 from tollgate.kernel.metrics import count
-from tollgate.kernel.schema import Code
+from tollgate.kernel.schema import MAX_PAGE, Code
 from tollgate.kernel.settings import required
 from tollgate.kernel.time import system_clock
 from tollgate.metering.store import DynamoCounters
@@ -103,7 +103,7 @@ def list_invoices(
     customer: Wanted = None,
     subscription: Wanted = None,
     status: Annotated[InvoiceStatus | None, Query()] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=MAX_CURSOR)] = None,
 ) -> Response[str]:
     """The newest first."""
@@ -300,7 +300,7 @@ def create_transaction(
 )
 def list_transactions(
     customer: Name,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=MAX_CURSOR)] = None,
 ) -> Response[str]:
     """Each with the balance after it."""

@@ -22,7 +22,7 @@ from tollgate.catalog.periods import Period
 from tollgate.catalog.store import DynamoCatalog, cursor_secret
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.ids import MAX_CURSOR, MAX_KEY
-from tollgate.kernel.schema import Code
+from tollgate.kernel.schema import MAX_PAGE, Code
 from tollgate.kernel.time import system_clock
 from tollgate.metering.model import CounterId
 from tollgate.metering.store import DynamoCounters
@@ -31,7 +31,7 @@ ALLOW_PRIVATE_WEBHOOKS = os.environ.get("ALLOW_PRIVATE_WEBHOOKS") == "true"
 OPENAPI = File(__file__).with_name("openapi.json")
 
 Name = Annotated[Code, Path()]
-Limit = Annotated[int, Query(ge=1, le=100)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR)]
 IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=MAX_KEY)]
 
@@ -472,6 +472,7 @@ def create_api_key(body: schema.ApiKeyBody, idempotency_key: IdempotencyKey = No
     scope="admin",
     summary="Give an API key another secret",
     responses=answers(schema.ApiKeyCreated, "The key; its new secret is shown this once"),
+    refuses=(404, 409),
 )
 def rotate_api_key(
     key: Name, body: schema.RotateKeyBody | None = None, idempotency_key: IdempotencyKey = None

@@ -18,7 +18,7 @@ from tollgate.catalog import deliveries
 from tollgate.catalog.store import cursor_secret
 from tollgate.kernel.errors import NotFound
 from tollgate.kernel.ids import MAX_CURSOR
-from tollgate.kernel.schema import Code
+from tollgate.kernel.schema import MAX_PAGE, Code
 from tollgate.kernel.time import system_clock
 from tollgate.metering import requeue
 from tollgate.recovery import schema, service
@@ -55,7 +55,7 @@ def list_errors(
     customer: Wanted = None,
     subscription: Wanted = None,
     strategy: Annotated[Strategy | None, Query()] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(max_length=MAX_CURSOR)] = None,
 ) -> Response[str]:
     """Those for which all that is asked holds."""

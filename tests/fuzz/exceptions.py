@@ -17,6 +17,7 @@ CURSOR: Final = (("/cursor", "is not a cursor of this list"),)  # signed, and ea
 CURRENCY: Final = (("/currency", "unknown currency|[A-Z]{3} has no minor unit"),)  # ISO 4217 adds and drops some
 FLOAT: Final = (  # to a schema 1.0 is an integer; a float is refused, whatever it says
     (".*", "must be a decimal string such as .+ not a JSON number with a fraction|Input should be a valid integer"),
+    ("/expires_in_seconds", "must be a whole number"),
 )
 CALENDAR: Final = r".+ is not a time of the calendar"  # RFC 3339 has leap seconds, and years that we have not
 ONE_NAME: Final = (("/id", "give an id or an Idempotency-Key, not both"),)  # one of the two, in body and header
@@ -39,8 +40,9 @@ AMOUNT: Final = (
 )
 HELD: Final = (
     *FLOAT,
-    ("/quantity", "the (sum|total|count)|more than|would "),
-    ("/(items/[0-9]+/)?(feature|quantity)", ".+ (counts in .+ shards|has no count|is a .+ feature)|.*stands twice"),
+    ("/quantity", "the usage would have more than 20 digits"),
+    ("/feature", ".+ counts in .+ shards|reservations are of usage and quota features"),
+    ("/items/[0-9]+/feature", ".+ stands twice"),
 )
 
 REFUSED: Final[Mapping[str, Reasons]] = {
@@ -49,6 +51,8 @@ REFUSED: Final[Mapping[str, Reasons]] = {
     "GET /v1/customers": CURSOR,
     "GET /v1/subscriptions": CURSOR,
     "GET /v1/api-keys": CURSOR,
+    "POST /v1/api-keys": (*FLOAT, ("/expires_at", f"must be in the future|{CALENDAR}")),
+    "POST /v1/api-keys/{key}/rotate": FLOAT,
     "GET /v1/errors": CURSOR,
     "GET /v1/invoices": CURSOR,
     "GET /v1/customers/{customer}/wallet/transactions": CURSOR,
@@ -75,7 +79,7 @@ REFUSED: Final[Mapping[str, Reasons]] = {
         *FLOAT,
         *ONE_NAME,
         ("/(customer|plan)", "there is no |has 100 subscriptions"),
-        ("/starts_at", "must not lie in the future|lies too near the end of the calendar"),
+        ("/starts_at", "must not lie in the future|must lie at most 1,000 billing periods back|lies too near the end"),
         ("/ends_at", "must lie after the start"),
         ("/(starts_at|ends_at)", CALENDAR),
     ),

@@ -108,7 +108,11 @@ def _routes() -> list[tuple[re.Pattern[str], set[str], str, bool]]:
         events = resource.get("Properties", {}).get("Events", {}) if resource["Type"].endswith("Function") else {}
         function = str(resource.get("Properties", {}).get("CodeUri", "")).strip("/").rpartition("/")[2]
         for event in events.values():
-            if event["Type"] == "HttpApi" and "Path" in event["Properties"]:
+            if (
+                event["Type"] == "HttpApi"
+                and event["Properties"].get("ApiId") == {"Ref": "HttpApi"}
+                and "Path" in event["Properties"]
+            ):
                 route = event["Properties"]
                 pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.sub(r"\\\{\w+\\\+\\\}", ".+", re.escape(route["Path"])))
                 specific = (route["Method"] == "ANY", "+}" in route["Path"], route["Path"].count("{"))

@@ -131,6 +131,7 @@ def story(tell: Any, refused: Any) -> None:  # noqa: PLR0915  it is a list
     limited = {"rate_limit": {"limit": 100, "window_seconds": 60}}
     job = {"name": "billing job", "scopes": ["billing:read", "billing:write"]}
     key = tell("POST", "/v1/api-keys", job | limited)
+    tell("POST", f"/v1/api-keys/{key['id']}/rotate", {"overlap_seconds": 3600})
     tell("GET", f"/v1/api-keys/{key['id']}")
     tell("POST", f"/v1/api-keys/{key['id']}/rotate", {"overlap_seconds": 3600})
     tell("GET", "/v1/api-keys?limit=1")

@@ -13,7 +13,7 @@ from tests.fuzz.leaks import in_log
 from tests.fuzz.raw import Answer, faults_of, requests
 from tests.fuzz.world import settle
 
-CASES = int(os.environ.get("CASES") or 300)
+RAW = int(os.environ.get("RAW") or 300)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def world(api: Deployment) -> Mapping[str, Sequence[str]]:
 def test_whatever_is_sent_the_answer_is_one_of_the_documents(
     api: Deployment, world: Mapping[str, Sequence[str]]
 ) -> None:
-    """CASES requests from SEED on; the log is searched at the end."""
+    """RAW requests, those of SEED; the log is searched at the end."""
     asked = requests(world)
     secrets = [api.api_key, api.api_key.rpartition("_")[2]]
 
     @seed(int(os.environ.get("SEED") or 1))
-    @settings(max_examples=CASES, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=RAW, database=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def send(data: st.DataObject) -> None:
         request = data.draw(asked)

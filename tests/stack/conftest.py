@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,10 +33,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.stack)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What the roles have used is known when all tests have run, and is not asked when only some do."""
+    last = next((item for item in items if item.name == "test_no_role_may_do_what_nobody_does"), None)
+    if last is not None:
+        items.remove(last)
+        if {item.path for item in items} >= set(Path(__file__).parent.glob("test_*.py")):
+            items.append(last)
+        else:
+            config.hook.pytest_deselected(items=[last])
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The stack, up while tests run."""
-    with local_stack() as running:
+    """The stack, up while tests run; its functions may do what their roles say."""
+    with local_stack(holds_roles=True) as running:
         yield running
 
 

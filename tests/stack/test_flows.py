@@ -45,10 +45,23 @@ def document(notice: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def operations(stack: Stack) -> str:
     """A queue that hears what operations hear; its URL."""
-    sqs = boto3.client("sqs", **stack.aws)
-    queue: str = sqs.create_queue(QueueName="operations")["QueueUrl"]
+    return subscribed(stack, "operations")
+
+
+def subscribed(stack: Stack, name: str) -> str:
+    """A queue of this name that the operations topic may send to, and sends to; its URL."""
+    sqs, topic = boto3.client("sqs", **stack.aws), stack.resources["OperationsTopic"]
+    queue: str = sqs.create_queue(QueueName=name)["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    topic = stack.resources["OperationsTopic"]
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sns.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
     boto3.client("sns", **stack.aws).subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
     return queue
 
@@ -196,10 +209,16 @@ def test_producers_put_events_on_the_bus_and_into_the_queue(stack: Stack, api: h
     assert api.post("/v1/events", json=[*simple, timeless]).json()["duplicate"] == 6
 
 
+def credentials_of(stack: Stack) -> dict[str, Any]:
+    """Those of the account, for what takes its own from around it."""
+    return {name: value for name, value in stack.aws.items() if name != "endpoint_url"}
+
+
 def test_the_examples_for_producers_work_as_they_are_printed(
     stack: Stack, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of docs/ingest.md, for a customer and a feature that are there."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.Session(**credentials_of(stack)))
     monkeypatch.setenv("AWS_ENDPOINT_URL", stack.endpoint_url)
     names = {"EVENTS_QUEUE_URL": stack.resources["EventsQueue"], "USAGE_BUS": stack.resources["UsageBus"]}
     text = (ROOT / "docs/ingest.md").read_text().replace("acme", "ruth").replace("api-calls", "flow-calls")

@@ -11,7 +11,7 @@ import boto3
 import httpx
 import pytest
 
-from tests.stack.test_flows import document, invoke, received
+from tests.stack.test_flows import document, invoke, received, subscribed
 from tests.unit.fakes_webhooks import Receiver, receiver
 from tollgate.catalog.model import Threshold
 from tollgate.kernel.ids import derived_id
@@ -58,12 +58,7 @@ def hook(api: httpx.Client, name: str) -> Iterator[Receiver]:
 @pytest.fixture
 def operations(stack: Stack) -> str:
     """A queue that hears what operations hear; its URL."""
-    sqs = boto3.client("sqs", **stack.aws)
-    queue: str = sqs.create_queue(QueueName="recovery-operations")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    topic = stack.resources["OperationsTopic"]
-    boto3.client("sns", **stack.aws).subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
-    return queue
+    return subscribed(stack, "recovery-operations")
 
 
 @pytest.fixture

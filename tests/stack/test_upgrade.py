@@ -535,9 +535,12 @@ def test_the_previous_release_reads_what_this_one_wrote(
     """A deployment that is taken back: nothing is lost either, and all is known and counts on."""
     assert upgraded
     reservation = reserve(api, "5")
+    made = api.post("/v1/api-keys", json={"name": "new", "scopes": ["usage:read"]}).raise_for_status().json()
     now, was = read_all(api), used(api, "tokens")
     change_release(stack, api, build(LOCAL / "build" / "upgrade", previous / "template.yaml"))
     assert differences(read_all(api), now) == []
     resend(api, written)
     api.post(f"/v1/reservations/{reservation}/commit", json={"quantity": "4"}).raise_for_status()
     assert used(api, "tokens") == was + 4
+    headers = {"authorization": f"Bearer {made['secret']}"}
+    assert api.get("/v1/customers/ada/usage", params={"feature": "flat"}, headers=headers).status_code == httpx.codes.OK

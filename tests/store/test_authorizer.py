@@ -1,6 +1,8 @@
 """The authorizer as a function: what it says of each request, and what tollgate.api.auth makes of it."""
 
 import importlib.util
+import io
+import logging
 import re
 from datetime import UTC, datetime
 from types import ModuleType
@@ -114,6 +116,23 @@ def test_a_key_that_cannot_be_read_is_answered_503_and_not_401(monkeypatch: pyte
     recorded(monkeypatch, fails="")
     with pytest.raises(Unavailable):
         caller_of(said(authorizer(), secret))
+
+
+@pytest.mark.parametrize("fails", ["", "UpdateItem"])
+def test_no_secret_is_logged(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """Whatever fails."""
+    _, secret = made(rate_limit=KeyLimit(3, HOUR))
+    recorded(monkeypatch, fails=fails)
+    function, written = authorizer(), io.StringIO()
+    handler = logging.StreamHandler(written)
+    function.logger.addHandler(handler)
+    try:
+        said(function, secret)
+    finally:
+        function.logger.removeHandler(handler)
+    assert "Traceback" in written.getvalue()
+    assert secret.split("_")[2] not in written.getvalue()
+    assert hash_of(secret.split("_")[2]) not in written.getvalue()
 
 
 def test_a_use_that_cannot_be_written_down_fails_no_request(monkeypatch: pytest.MonkeyPatch) -> None:

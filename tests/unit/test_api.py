@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from tollgate.api.app import MAX_BODY_BYTES, App, created, json_response, logger
+from tollgate.api.app import MAX_ANSWER_BYTES, MAX_BODY_BYTES, App, created, json_response, logger
 from tollgate.api.auth import IAM_SCOPES
 from tollgate.api.cursors import read_cursor, write_cursor
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, Unavailable
@@ -69,6 +69,10 @@ def make_app(*, validate: bool = True, json_only: bool = True) -> App:
     @app.endpoint("GET", "/v1/things", scope="things:read", summary="Read")
     def get_things() -> Response[str]:
         return json_response({"key": app.caller().key_id})
+
+    @app.endpoint("GET", "/v1/many", scope="things:read", summary="A page of things")
+    def get_many() -> Response[str]:
+        return json_response("x" * (int(app.current_event.query_string_parameters["limit"]) - 2))
 
     @app.endpoint("GET", "/v1/crash", scope="things:read", summary="A defect of ours")
     def crash() -> Response[str]:
@@ -315,6 +319,14 @@ def test_a_body_at_the_limit_is_read(encode: Any) -> None:
     """Base64 on the way makes it a third longer, and not too long."""
     body = '{"name": "' + "x" * (MAX_BODY_BYTES - 12) + '"}'
     assert ask("POST", "/v1/things", encode(body)).status == 201
+
+
+@pytest.mark.parametrize("app", [typed, by_hand])
+def test_a_page_that_no_function_can_answer_with_is_refused(app: App) -> None:
+    """Lambda would make an error of ours of it; with fewer items it is answered."""
+    assert ask("GET", "/v1/many", app=app, query={"limit": str(MAX_ANSWER_BYTES)}).status == 200
+    refused = ask("GET", "/v1/many", app=app, query={"limit": str(MAX_ANSWER_BYTES + 1)})
+    assert pointers_of(refused) == ["/limit"]
 
 
 @pytest.mark.parametrize(

@@ -449,12 +449,32 @@ def test_a_start_may_lie_in_the_past_but_not_in_the_future(catalog: MemoryCatalo
 @pytest.mark.parametrize("timezone", ["UTC", "America/New_York"])
 def test_a_start_is_taken_only_if_its_periods_can_be_told(catalog: MemoryCatalog, timezone: str) -> None:
     """What could be written and never read again is refused: in New York the year 1 has not begun."""
+    put(catalog, SOUND | {"billing_period": {"interval": "year", "count": 120}})
     service.put_customer(catalog, Customer("acme", timezone=timezone))
     first_day = datetime(1, 1, 1, tzinfo=UTC)
     if timezone == "UTC":
-        assert subscribe(catalog, starts_at=first_day).period(NOW).start == datetime(2026, 1, 1, tzinfo=UTC)
+        assert subscribe(catalog, starts_at=first_day).period(NOW).start == datetime(1921, 1, 1, tzinfo=UTC)
     else:
         assert refused(catalog, starts_at=first_day) == ["/starts_at"]
+
+
+@pytest.mark.parametrize(
+    ("period", "days"),
+    [
+        ({"interval": "day", "count": 1}, 1_000),
+        ({"interval": "week", "count": 2}, 14_000),
+        ({"interval": "month", "count": 1}, 28_000),
+        ({"interval": "year", "count": 1}, 365_000),
+    ],
+)
+def test_a_start_has_no_more_than_a_thousand_periods_behind_it(
+    catalog: MemoryCatalog, period: dict[str, Any], days: int
+) -> None:
+    """Each of them would be billed, one after the other: one bad date must not be a million invoices."""
+    put(catalog, SOUND | {"billing_period": period})
+    earliest = NOW - timedelta(days=days)
+    assert subscribe(catalog, starts_at=earliest).starts_at == earliest
+    assert refused(catalog, starts_at=earliest - timedelta(microseconds=1)) == ["/starts_at"]
 
 
 def test_a_trial_is_as_long_as_the_plan_says_unless_the_request_does(catalog: MemoryCatalog) -> None:

@@ -297,6 +297,22 @@ def test_pages_of_a_listing_follow_each_other(limit: int) -> None:
     assert [one["id"] for one in world.events(limit)] == [count.event.id for count in sent]
 
 
+def test_a_page_is_no_larger_than_a_function_can_answer_with(world: World) -> None:
+    """However much the events hold, each comes once; one that is larger than a page comes by itself."""
+    sizes = [400_000, 400_000, 600_000, 1_100_000, 10, 10]
+    for number, size in enumerate(sizes):
+        world.count(event(f"e{number}", at=NOW - HOUR + timedelta(minutes=number), properties={"text": "x" * size}))
+    pages: list[list[str]] = []
+    after = None
+    while not pages or after is not None:
+        known: dict[str, Any] = {"archive": world.archive, "time_left": lambda: 29.0, "limit": 100, "after": after}
+        page, after = list_events(
+            "ada", "requests", directory=world.directory, counters=world.counters, now=NOW, **known
+        )
+        pages.append([one["id"] for one in page])
+    assert pages == [["e0", "e1"], ["e2"], ["e3"], ["e4", "e5"]]
+
+
 def test_a_listing_goes_on_where_nothing_of_a_page_was_counted(world: World) -> None:
     """Its cost stays bounded: pages may be empty, and the last is known by having none after it."""
     world.count(*(event(f"lost{n:03d}", at=NOW - HOUR + timedelta(seconds=n)) for n in range(100)), counted=False)

@@ -107,7 +107,7 @@ def test_every_operation_tells_its_errors_as_problem_documents() -> None:
     """RFC 9457; with a scope, what any key may meet; with a body, what any body may be refused for."""
     for path, operation in operations():
         refused = {status for status, answer in operation["responses"].items() if is_problem(answer)}
-        expected = {"default"} | (set() if path in OPEN else {"401", "403", "503"})
+        expected = {"default"} | (set() if path in OPEN else {"401", "403", "429", "503"})
         expected |= {"400", "413", "415", "422"} if "requestBody" in operation else set()
         expected |= {"422"} if operation["parameters"] else set()
         assert refused >= expected, path

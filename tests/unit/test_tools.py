@@ -2,7 +2,10 @@
 
 import ast
 import csv
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
@@ -14,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tollgate.catalog.model import FeatureType
-from tools import ToolError, bootstrap, local
+from tools import ToolError, bootstrap, local, permissions
 from tools.demo import DATA, FEATURES, PLAN, cloud_events, read_requests
 from tools.routes import Route, routes_of
 
@@ -179,3 +182,68 @@ def test_a_port_that_is_none_and_a_replay_into_nothing_say_what_to_do(
         local.running_stack(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "tollgate: TOLLGATE_PORT is 'web'; it must be a port, such as 4566"
+
+
+# tools/permissions.py
+
+
+@pytest.mark.parametrize(
+    ("request_", "reached"),
+    [
+        ({"TableName": "t", "Key": {"pk": {"S": "a"}, "sk": {"S": "b"}}}, [("", "t", "a")]),
+        ({"TableName": "t", "Item": {"pk": {"S": "a"}, "n": {"N": "1"}}}, [("", "t", "a")]),
+        (
+            {
+                "TableName": "t",
+                "KeyConditionExpression": "#0 = :1 AND #1 = :0",
+                "ExpressionAttributeNames": {"#0": "pk", "#1": "sk"},
+                "ExpressionAttributeValues": {":0": {"S": "b"}, ":1": {"S": "a"}},
+            },
+            [("", "t", "a")],
+        ),
+        (
+            {"TableName": "t", "KeyConditionExpression": "due = :d", "ExpressionAttributeValues": {":d": {"S": "a"}}},
+            [],
+        ),
+        (
+            {"RequestItems": {"t": {"Keys": [{"pk": {"S": "a"}}, {"pk": {"S": "b"}}]}}},
+            [("", "t", "a"), ("", "t", "b")],
+        ),
+        (
+            {
+                "RequestItems": {
+                    "t": [{"PutRequest": {"Item": {"pk": {"S": "a"}}}}, {"DeleteRequest": {"Key": {"pk": {"S": "b"}}}}]
+                }
+            },
+            [("", "t", "a"), ("", "t", "b")],
+        ),
+        (
+            {
+                "TransactItems": [
+                    {"Put": {"TableName": "t", "Item": {"pk": {"S": "a"}}}},
+                    {"ConditionCheck": {"TableName": "u", "Key": {"pk": {"S": "b"}}}},
+                ]
+            },
+            [("dynamodb:PutItem", "t", "a"), ("dynamodb:ConditionCheckItem", "u", "b")],
+        ),
+    ],
+)
+def test_the_partitions_of_a_request_are_those_that_iam_would_be_told(
+    request_: dict[str, Any], reached: list[tuple[str, str, str]]
+) -> None:
+    """Of one item, many items, a query of a table; a query of an index has none of the table's."""
+    assert list(permissions.partitions(request_)) == reached
+
+
+# Commands
+
+
+def test_every_command_starts_in_a_bare_shell() -> None:
+    """The environment of a function, which tests have, is none of an operator's."""
+    modules = [f"tools.{path.stem}" for path in sorted((ROOT / "tools").glob("*.py"))]
+    wanted = "; ".join(f"import {module}" for module in modules if module not in {"tools.engine", "tools.__init__"})
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", wanted], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

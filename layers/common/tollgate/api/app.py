@@ -29,9 +29,11 @@ from tollgate.kernel.errors import (
 )
 from tollgate.kernel.json import read_json
 
-__all__ = ["MAX_BODY_BYTES", "App", "created", "json_response", "time_left"]
+__all__ = ["MAX_ANSWER_BYTES", "MAX_BODY_BYTES", "App", "created", "json_response", "time_left"]
 
 MAX_BODY_BYTES: Final = 1_000_000
+MAX_ANSWER_BYTES: Final = 4_000_000
+"""Of 6 MB that a function may answer with, its quotes escaped and its headers beside it."""
 _NEXT = Callable[[Any], Response[Any]]
 _Route = TypeVar("_Route", bound=Callable[..., Any])
 
@@ -48,7 +50,7 @@ class App(APIGatewayHttpResolver):
 
     def __init__(self, *, validate: bool, json_only: bool = True) -> None:
         super().__init__(json_body_deserializer=read_json)
-        self.use([_authorize, _limit_body, *([_require_json] if json_only else [])])
+        self.use([_authorize, _limit_body, _limit_answer, *([_require_json] if json_only else [])])
         if validate:
             # Here and not by enable_validation, which would run before the scopes are held.
             self.use([_validation()])
@@ -165,6 +167,13 @@ def _limit_body(app: App, next_middleware: _NEXT) -> Response[Any]:
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
     return next_middleware(app)
+
+
+def _limit_answer(app: App, next_middleware: _NEXT) -> Response[Any]:
+    response = next_middleware(app)
+    if len(response.body or "") > MAX_ANSWER_BYTES:  # of pages alone: no single thing is stored that is as large
+        raise InvalidInput([FieldError("/limit", f"a page of more than {MAX_ANSWER_BYTES} bytes: ask for fewer items")])
+    return response
 
 
 def _require_json(app: App, next_middleware: _NEXT) -> Response[Any]:

@@ -18,7 +18,7 @@ from tollgate.billing.payments import (
 from tollgate.billing.wallet import Entry, EntryType, TopUp, Wallet
 from tollgate.catalog.schema import PeriodView, PlanReference
 from tollgate.kernel.money import ZERO, format_amount
-from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp
+from tollgate.kernel.schema import MAX_REASON, Code, CurrencyCode, DecimalString, Timestamp
 from tollgate.kernel.time import format_time
 
 __all__ = [
@@ -189,7 +189,7 @@ class BillingRunView(_View):
 
 # Wallets
 
-Note = Annotated[str, StringConstraints(max_length=500)]
+Note = Annotated[str, StringConstraints(max_length=MAX_REASON)]
 
 
 class WalletView(_View):

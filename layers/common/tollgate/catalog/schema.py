@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -46,8 +46,9 @@ from tollgate.catalog.snapshots import MAX_SHARDS, MAX_THRESHOLDS
 from tollgate.catalog.webhooks import EventType, Webhook
 from tollgate.kernel.errors import FieldError
 from tollgate.kernel.money import ZERO
-from tollgate.kernel.schema import Code, CurrencyCode, DecimalString, Timestamp, UnsignedDecimal
+from tollgate.kernel.schema import MAX_REASON, Code, CurrencyCode, DecimalString, Timestamp, UnsignedDecimal
 from tollgate.kernel.time import format_time
+from tollgate.kernel.webhooks import MAX_URL
 from tollgate.pricing.schema import PriceBody, to_price
 
 __all__ = [
@@ -87,7 +88,21 @@ __all__ = [
     "webhook_view",
 ]
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# docs/limits.md names them all. Lengths are in characters.
+MAX_NAME: Final = 256
+MAX_UNIT: Final = 64
+MAX_EMAIL: Final = 254  # RFC 5321
+MAX_TIMEZONE: Final = 64
+MAX_METADATA: Final = 50
+MAX_METADATA_KEY: Final = 64
+MAX_METADATA_VALUE: Final = 512
+MAX_PERIOD_COUNT: Final = 120
+MAX_DAYS: Final = 3_650
+MAX_FEATURES: Final = 200
+MAX_EVENT_TYPES: Final = 50
+MAX_SCOPES: Final = 20
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 
 
 class _Body(BaseModel):
@@ -102,7 +117,7 @@ class FeatureBody(_Body):
 
     name: Name
     type: FeatureType
-    unit: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    unit: Annotated[str, StringConstraints(min_length=1, max_length=MAX_UNIT)] | None = None
     aggregation: Aggregation = Aggregation.SUM
     dedupe: Dedupe = Dedupe.TIME
 
@@ -128,7 +143,7 @@ class BillingPeriodBody(_Body):
     """How long a billing period is."""
 
     interval: Interval
-    count: int = Field(default=1, ge=1, le=120, strict=True)
+    count: int = Field(default=1, ge=1, le=MAX_PERIOD_COUNT, strict=True)
 
 
 class QuotaBody(_Body):
@@ -173,11 +188,11 @@ class PlanBody(_Body):
     currency: CurrencyCode
     billing_period: BillingPeriodBody
     base_price: UnsignedDecimal = ZERO
-    trial_days: int = Field(default=0, ge=0, le=3650, strict=True)
-    grace_days: int = Field(default=0, ge=0, le=3650, strict=True)
+    trial_days: int = Field(default=0, ge=0, le=MAX_DAYS, strict=True)
+    grace_days: int = Field(default=0, ge=0, le=MAX_DAYS, strict=True)
     """For how long a subscription whose invoice could not be collected still grants what the plan does."""
     after_grace: AfterGrace = AfterGrace.CANCEL
-    features: list[PlanFeatureBody] = Field(default=[], max_length=200)
+    features: list[PlanFeatureBody] = Field(default=[], max_length=MAX_FEATURES)
 
 
 class PlanView(PlanBody):
@@ -223,12 +238,12 @@ class CustomerBody(_Body):
     """A customer to create or replace."""
 
     name: Name | None = None
-    email: Annotated[str, StringConstraints(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
-    timezone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "UTC"
+    email: Annotated[str, StringConstraints(max_length=MAX_EMAIL, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    timezone: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TIMEZONE)] = "UTC"
     metadata: dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
-    ] = Field(default={}, max_length=50)
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_KEY)],
+        Annotated[str, StringConstraints(max_length=MAX_METADATA_VALUE)],
+    ] = Field(default={}, max_length=MAX_METADATA)
 
     def to_customer(self, customer_id: str) -> Customer:
         """The customer of that id."""
@@ -255,7 +270,7 @@ class SubscriptionBody(_Body):
     customer: Code
     plan: Code
     starts_at: Timestamp | None = None
-    trial_days: int | None = Field(default=None, ge=0, le=3650, strict=True)
+    trial_days: int | None = Field(default=None, ge=0, le=MAX_DAYS, strict=True)
     ends_at: Timestamp | None = None
     """Of a fixed term; it expires then."""
 
@@ -263,7 +278,7 @@ class SubscriptionBody(_Body):
 class ReasonBody(_Body):
     """Why a subscription is changed; for the history."""
 
-    reason: Annotated[str, StringConstraints(max_length=500)] = ""
+    reason: Annotated[str, StringConstraints(max_length=MAX_REASON)] = ""
 
 
 class ChangeBody(ReasonBody):
@@ -477,7 +492,7 @@ class ApiKeyBody(_Body):
     """A key to make."""
 
     name: Name
-    scopes: list[Scope] = Field(min_length=1, max_length=20)
+    scopes: list[Scope] = Field(min_length=1, max_length=MAX_SCOPES)
     expires_at: Timestamp | None = None
     """When it ends by itself: in the future, and at most ten years ahead."""
     rate_limit: KeyLimitBody | None = None
@@ -540,10 +555,10 @@ def key_view(key: ApiKey, now: datetime) -> dict[str, Any]:
 class WebhookBody(_Body):
     """Where events are sent to, and which."""
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL)]
     """Begins with https:// and names a host of the public internet."""
 
-    events: list[EventType] = Field(min_length=1, max_length=50)
+    events: list[EventType] = Field(min_length=1, max_length=MAX_EVENT_TYPES)
 
 
 class WebhookView(WebhookBody):

@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
 from tollgate.catalog.life import SUBSCRIBED, SYSTEM, Who
 from tollgate.catalog.model import (
+    BillingPeriod,
     Customer,
     Feature,
     Plan,
@@ -18,13 +19,15 @@ from tollgate.catalog.model import (
     plan_faults,
     plan_to_dict,
 )
-from tollgate.catalog.periods import local_days_later, time_zone
+from tollgate.catalog.periods import Interval, local_days_later, time_zone
 from tollgate.catalog.snapshots import Gates, Snapshots, publish
 from tollgate.kernel.errors import Conflict, FieldError, InvalidInput, NotFound
 from tollgate.kernel.ids import derived_id, new_id
 from tollgate.kernel.time import Clock
 
 __all__ = [
+    "MAX_PAST_PERIODS",
+    "MAX_PLAN_BYTES",
     "Catalog",
     "customer",
     "feature",
@@ -41,7 +44,10 @@ Thing = TypeVar("Thing")
 
 _TRIES: Final = 20
 _MAX_SUBSCRIPTIONS: Final = 100
-_MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
+MAX_PAST_PERIODS: Final = 1_000
+"""Billing periods that a new subscription may have behind it: each of them is billed, one by one."""
+_SHORTEST_DAYS: Final = {Interval.DAY: 1, Interval.WEEK: 7, Interval.MONTH: 28, Interval.YEAR: 365}
+MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 
 
@@ -95,8 +101,8 @@ def put_plan(catalog: Catalog, plan: Plan, faults: tuple[FieldError, ...] = ()) 
     """
     if found := faults or tuple(plan_faults(plan)):
         raise InvalidInput(found)
-    if (size := len(json.dumps(plan_to_dict(plan)))) > _MAX_PLAN_BYTES:
-        raise InvalidInput([FieldError("", f"the plan has {size} bytes; at most {_MAX_PLAN_BYTES} are kept")])
+    if (size := len(json.dumps(plan_to_dict(plan)))) > MAX_PLAN_BYTES:
+        raise InvalidInput([FieldError("", f"the plan has {size} bytes; at most {MAX_PLAN_BYTES} are kept")])
     for _ in range(_TRIES):
         latest = catalog.plan(plan.code)
         if latest is not None and _same(plan, latest):
@@ -217,6 +223,8 @@ def _new_subscription(
     ]
     if starts_at is not None and starts_at > now + _CLOCK_SKEW:
         faults.append(FieldError("/starts_at", "must not lie in the future"))
+    if starts_at is not None and chosen and starts_at < _earliest_start(chosen.billing_period, now):
+        faults.append(FieldError("/starts_at", f"must lie at most {MAX_PAST_PERIODS:,} billing periods back"))
     if ends_at is not None and ends_at <= (starts_at or now):
         faults.append(FieldError("/ends_at", "must lie after the start"))
     if owner and len(catalog.subscriptions(customer_id)) >= _MAX_SUBSCRIPTIONS:
@@ -231,6 +239,14 @@ def _new_subscription(
     except InvalidInput:
         raise InvalidInput([FieldError("/starts_at", "lies too near the end of the calendar")]) from None
     return made
+
+
+def _earliest_start(period: BillingPeriod, now: datetime) -> datetime:
+    """So many of the shortest such periods ago; a period of years reaches back beyond the calendar."""
+    try:
+        return now - timedelta(days=_SHORTEST_DAYS[period.interval] * period.count * MAX_PAST_PERIODS)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _subscription(

@@ -5,7 +5,7 @@ Pydantic is imported here and in the contexts' schema.py only.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
 
@@ -21,7 +21,13 @@ from tollgate.kernel.money import (
 )
 from tollgate.kernel.time import TIME_SCHEMA, format_time, parse_time
 
-__all__ = ["Code", "CurrencyCode", "DecimalString", "Timestamp", "UnsignedDecimal"]
+__all__ = ["MAX_PAGE", "MAX_REASON", "Code", "CurrencyCode", "DecimalString", "Timestamp", "UnsignedDecimal"]
+
+
+MAX_PAGE: Final = 100
+"""Items of a page."""
+MAX_REASON: Final = 500
+"""Characters of a reason or description."""
 
 
 def _currency(code: str) -> str:

@@ -22,14 +22,14 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-__all__ = ["TIMEOUT_SECONDS", "DeliveryFailed", "Gone", "check_url", "new_secret", "send", "sign"]
+__all__ = ["MAX_URL", "TIMEOUT_SECONDS", "DeliveryFailed", "Gone", "check_url", "new_secret", "send", "sign"]
 
 TIMEOUT_SECONDS: Final = 5.0
 """From the connection to the status of the answer, whatever the receiver does."""
 
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES: Final = 32  # the standard asks for 24 to 64
-_MAX_URL: Final = 2_048
+MAX_URL: Final = 2_048
 _PRINTABLE: Final = re.compile(r"[!-\[\]-~]+")  # ASCII without blanks and the backslash, which browsers read as a slash
 _PORTS: Final = {"https": 443, "http": 80}
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
@@ -75,8 +75,8 @@ def check_url(url: str, *, allow_private: bool) -> None:
 
 
 def _split(url: str, *, allow_private: bool) -> SplitResult:
-    if len(url) > _MAX_URL or not _PRINTABLE.fullmatch(url):
-        raise ValueError(f"must be at most {_MAX_URL} printable ASCII characters")
+    if len(url) > MAX_URL or not _PRINTABLE.fullmatch(url):
+        raise ValueError(f"must be at most {MAX_URL} printable ASCII characters")
     parts = urlsplit(url)  # may itself raise ValueError, as does `port`
     if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
         raise ValueError("must begin with https://")

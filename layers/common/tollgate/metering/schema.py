@@ -26,6 +26,7 @@ __all__ = [
     "EVENTS_SCHEMA",
     "EXPLANATION_PARAMETERS",
     "EXPLANATION_SCHEMA",
+    "MAX_PROPERTIES_DEPTH",
     "MAX_SOURCE",
     "PREFERENCE_APPLIED",
     "QUEUED_SCHEMA",
@@ -39,7 +40,7 @@ __all__ = [
     "read_simple_events",
 ]
 
-_MAX_DEPTH: Final = 16
+MAX_PROPERTIES_DEPTH: Final = 16
 _SIMPLE_KEYS: Final = frozenset({"id", "source", "customer", "feature", "quantity", "time", "properties"})
 
 
@@ -195,8 +196,8 @@ def _object(value: Any, pointer: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise _Fault(pointer, "must be a JSON object")
-    if deeper_than(value, _MAX_DEPTH):
-        raise _Fault(pointer, f"must not be nested more than {_MAX_DEPTH} deep")
+    if deeper_than(value, MAX_PROPERTIES_DEPTH):
+        raise _Fault(pointer, f"must not be nested more than {MAX_PROPERTIES_DEPTH} deep")
     return dict(value)
 
 
@@ -233,7 +234,7 @@ _NUMBER: Final[dict[str, Any]] = {"type": "integer", "minimum": 0}
 _QUANTITY: Final[dict[str, Any]] = QUANTITY_SCHEMA | {"default": "1", "description": "Not negative"}
 _PROPERTIES: Final[dict[str, Any]] = {
     "type": ["object", "null"],
-    "description": f"Nested at most {_MAX_DEPTH} deep",
+    "description": f"Nested at most {MAX_PROPERTIES_DEPTH} deep",
 }
 _EVENT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",

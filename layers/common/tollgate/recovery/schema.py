@@ -1,6 +1,6 @@
 """The recovery ledger's bodies on the wire, in and out."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -24,11 +24,14 @@ __all__ = [
     "selected_view",
 ]
 
-MAX_BULK = 1_000
+MAX_BULK: Final = 1_000
+MAX_NOTE: Final = 1_000
+MAX_PERSON: Final = 128
+MAX_ARGUMENT_NAMES: Final = 20
 
 _SAYS_SOMETHING = Field(json_schema_extra={"pattern": r"\S"})  # blanks at its ends are taken off first
-Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000), _SAYS_SOMETHING]
-Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128), _SAYS_SOMETHING]
+Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NOTE), _SAYS_SOMETHING]
+Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PERSON), _SAYS_SOMETHING]
 
 
 class _Body(BaseModel):
@@ -51,7 +54,7 @@ class RetryBody(_Body):
     """Why; it is kept in the record's history."""
     actor: Person | None = None
     """Who; the key that the request carries is noted in any case."""
-    arguments: Annotated[dict[str, Any], Field(max_length=20)] | None = None
+    arguments: Annotated[dict[str, Any], Field(max_length=MAX_ARGUMENT_NAMES)] | None = None
     """Arguments in place of those of the same names, where the operation allows it."""
 
 
