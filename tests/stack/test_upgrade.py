@@ -121,7 +121,7 @@ def previous() -> Path:
     draft.mkdir(parents=True)
     archive = draft / "sources.tar"
     taken = git("archive", f"--output={archive}", PREVIOUS, "template.yaml", "functions", "layers", "tools")
-    assert taken.returncode == 0, f"the release {PREVIOUS[:12]} is not in this clone: git fetch --unshallow"
+    assert taken.returncode == 0, f"the release {PREVIOUS[:12]} cannot be had of this clone: {taken.stderr.decode()}"
     with tarfile.open(archive) as members:
         members.extractall(draft, filter="data")
     archive.unlink()

@@ -76,6 +76,13 @@ def test_whatever_the_guide_names_is_there() -> None:
     assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules)
 
 
+def test_its_list_of_what_stops_is_whole(translated: dict[str, Any]) -> None:
+    """DescribeStackResources answers with the first 100, and there are more; ListStackResources has pages."""
+    assert len(translated["Resources"]) > 100
+    assert "describe-stack-resources" not in GUIDE.read_text()
+    assert "cloudformation list-stack-resources" in section("Backup and restore")
+
+
 def test_its_links_lead_somewhere() -> None:
     """Files of the repository, and the headings in them."""
     for target in re.findall(r"\]\(([^)]+)\)", GUIDE.read_text()):
