@@ -177,10 +177,8 @@ def _run(mode: str, port: int, state: Path, console: Console) -> None:
     """Do what the command says, and leave nothing running."""
     progress = _Progress(console)
     state.mkdir(parents=True, exist_ok=True)
-    file = state / STACK_FILE
-    file.unlink(missing_ok=True)  # of a run that was killed
     stack_up = local_stack(port, state / "build" / "run", state / "ministack.log", progress)
-    with stack_up as stack, _stack_file(stack, file):
+    with stack_up as stack, _stack_file(stack, state / STACK_FILE):
         if mode != "stack":
             from tools.demo import load
 

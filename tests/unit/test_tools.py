@@ -160,13 +160,17 @@ def test_an_event_keeps_its_id_customer_and_shifted_time() -> None:
     assert first["time"] == "2015-05-18T10:05:03+00:00"
 
 
-def test_a_busy_port_is_one_line_that_says_how_to_choose_another(capsys: pytest.CaptureFixture[str]) -> None:
-    """And nothing is started."""
+def test_a_busy_port_is_one_line_that_says_how_to_choose_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is started; the stack that has the port can be found as before."""
+    (tmp_path / "stack.json").write_text("{}")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert local.main(["stack", "--port", str(port)]) == 1
+        assert local.main(["stack", "--port", str(port), "--state", str(tmp_path)]) == 1
+    assert (tmp_path / "stack.json").exists()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tollgate: port {port} cannot be had")
     assert "TOLLGATE_PORT=" in line
