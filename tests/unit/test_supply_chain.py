@@ -133,6 +133,12 @@ def test_an_audit_fails_for_a_flaw_or_an_unknown_package_and_where_nobody_answer
     assert asked == FILES or findings is SILENCE
 
 
+@pytest.mark.parametrize("arguments", [[], ["--allow-unanswered"]])
+def test_a_flaw_that_was_found_before_the_service_went_silent_fails_the_audit(arguments: list[str]) -> None:
+    """That the rest is not known makes it no better."""
+    assert audit.main(arguments, lambda file: FLAW if file == FILES[0] else SILENCE) == 1
+
+
 def test_an_audit_that_nobody_answered_says_so_and_claims_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """A package that a service does not know is not one without flaws."""
     audit.main(["--allow-unanswered"], lambda _: SILENCE)
