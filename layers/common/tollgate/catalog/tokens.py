@@ -202,5 +202,5 @@ def _is_safe(url: str) -> bool:
 
 
 def _is_local(url: str) -> bool:
-    """Whether a URL is of this machine, where plain http is as good: on Lambda there is nothing, so for tests alone."""
+    """Whether a URL is of this machine, where plain http is as good; for tests alone."""
     return _LOOPBACK.match(url) is not None
