@@ -1,6 +1,7 @@
 """What comes from others: pinned, hashed, with a reason and a licence, and audited."""
 
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_each_package_that_is_asked_for_has_a_reason_and_is_in_the_compiled_file
             name, _, reason = entry.partition("#")
             assert reason.strip(), f"{entry}: why?"
             assert re.split(r"[\[=<>]", name.strip())[0].lower() in {one.lower() for one in pinned}
+
+
+def test_every_file_is_compiled_by_a_command_after_those_that_it_is_held_to() -> None:
+    """`make pins`, so that whoever answers a vulnerability need not find out how."""
+    printed = subprocess.run(["make", "-n", "pins"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [listed] = re.findall(r"for file in (.*); do", printed)
+    order = listed.split()
+    assert sorted(order) == sorted(str(source.relative_to(ROOT)) for source in SOURCES)
+    for place, name in enumerate(order):
+        held_to = re.findall(r"^-[cr] (\S+)\.(?:in|txt)$", (ROOT / name).read_text(), re.MULTILINE)
+        before = {(ROOT / one).with_suffix("") for one in order[:place]}
+        assert {(ROOT / name).parent.joinpath(one).resolve() for one in held_to} <= before
 
 
 def test_what_the_client_needs_is_bounded_and_audited_with_the_rest() -> None:
