@@ -211,6 +211,13 @@ def test_the_public_forge_does_all_that_ci_run_does_and_an_audit_must_be_answere
     assert {command.split()[1] for command in commands} <= targets
 
 
+def test_the_tests_of_the_public_forge_have_the_history() -> None:
+    """That of upgrades takes the release before out of it, and the checkout leaves no credentials to fetch more."""
+    checkout, *_, last = workflow(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
+    assert last == {"run": "make test"}
+    assert checkout["with"]["fetch-depth"] == 0
+
+
 def test_new_versions_are_proposed_for_every_place_that_pins() -> None:
     """Requirements, the client and actions."""
     updates = workflow(ROOT / ".github/dependabot.yml")["updates"]
