@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from dateutil.relativedelta import relativedelta
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tollgate.catalog import periods
@@ -123,11 +123,13 @@ def test_periods_between_are_all_that_touch_the_span(
 
 
 @given(INSTANTS, ZONES, st.integers(0, 1000))
+@example(datetime(2011, 7, 1, tzinfo=UTC), "Pacific/Apia", 200)
 def test_a_trial_of_days_is_that_many_daily_periods(start: datetime, zone: str, days: int) -> None:
     """Both read the wall clock by the same rules."""
     end = local_days_later(start, zone, days)
     assert period_at(start, zone, Interval.DAY, 1, end).start == end
-    assert abs(end - start - timedelta(days=days)) <= timedelta(days=1)
+    # A zone that has skipped a day may have changed to or from summer time as well.
+    assert abs(end - start - timedelta(days=days)) <= timedelta(days=1, hours=1)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ Thing = TypeVar("Thing")
 
 _TRIES: Final = 20
 _MAX_SUBSCRIPTIONS: Final = 100
-MAX_PAST_PERIODS: Final = 1_000
+MAX_PAST_PERIODS: Final = 10_000
 """Billing periods that a new subscription may have behind it: each of them is billed, one by one."""
 _SHORTEST_DAYS: Final = {Interval.DAY: 1, Interval.WEEK: 7, Interval.MONTH: 28, Interval.YEAR: 365}
 MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
