@@ -92,6 +92,19 @@ def old_form(store: MemoryCatalog) -> str:
 # Finding
 
 
+def test_a_flood_of_made_up_keys_takes_nobodys_from_memory(
+    store: CountingStore, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take each other's places; who has a key is read as seldom as ever."""
+    monkeypatch.setattr(keyring, "_MAX_KNOWN", 10)
+    key, secret = made(store)
+    assert ring.find(f"Bearer {secret}") == key
+    for _ in range(30):
+        assert ring.find(f"Bearer {stranger()}") is None
+    assert ring.find(f"Bearer {secret}") == key
+    assert store.reads.count(key.id) == 1
+
+
 def test_a_request_is_known_by_its_key(store: CountingStore, ring: KeyRing) -> None:
     """The scheme is read in any case, RFC 9110; spaces around the key mean nothing."""
     key, secret = made(store)
