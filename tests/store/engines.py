@@ -82,9 +82,9 @@ def tables_for_all(log: Path) -> Iterator[None]:
             stack.enter_context(mock.patch.dict(os.environ, {"AWS_ENDPOINT_URL_DYNAMODB": endpoint}))
         else:
             stack.enter_context(_indexes_catch_up())
-        stack.callback(_remove)
+        stack.callback(remove_tables)
         create_tables(_client())
-        for table in _names():
+        for table in table_names():
             _client().get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
         yield
 
@@ -104,7 +104,8 @@ def tables_for_one() -> Iterator[None]:
         yield
 
 
-def _names() -> list[str]:
+def table_names() -> list[str]:
+    """The tables of this run."""
     return [os.environ[f"{table.upper()}_TABLE"] for table in TABLES]
 
 
@@ -114,16 +115,19 @@ def _client() -> Any:
     return boto3.client("dynamodb")
 
 
-def _remove() -> None:
+def remove_tables() -> None:
+    """Remove them, those too that are being made when a run is interrupted."""
     client = _client()
-    for table in _names():
+    for table in table_names():
         with contextlib.suppress(client.exceptions.ResourceNotFoundException):
+            if client.describe_table(TableName=table)["Table"]["TableStatus"] != "ACTIVE":
+                client.get_waiter("table_exists").wait(TableName=table)  # DynamoDB deletes none that it still makes
             client.delete_table(TableName=table)
 
 
 def _empty() -> None:
     client = _client()
-    for table in _names():
+    for table in table_names():
         pages = client.get_paginator("scan").paginate(
             TableName=table, ConsistentRead=True, ProjectionExpression="pk, sk"
         )
