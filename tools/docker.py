@@ -85,15 +85,19 @@ class Docker:
         answer = self._http.post("/images/create", params={"fromImage": name, "tag": tag})
         return answer.is_success and image in self.images()
 
-    def load(self, tree: Path, image: str) -> None:
-        """Make an image of a tar file.
+    def has_label(self, image: str, label: str) -> bool:
+        """Whether an image that is there has a label."""
+        return label in (self._ask("GET", f"/images/{image}/json")["Config"].get("Labels") or ())
+
+    def load(self, tree: Path, image: str, label: str) -> None:
+        """Make an image of a tar file, with a label.
 
         Raises:
             ToolError: the daemon does not want it.
         """
         name, _, tag = image.rpartition(":")
         with tree.open("rb") as content:
-            query = {"fromSrc": "-", "repo": name, "tag": tag}
+            query = {"fromSrc": "-", "repo": name, "tag": tag, "changes": f"LABEL {label}=1"}
             answer = self._http.post("/images/create", params=query, content=iter(lambda: content.read(1 << 20), b""))
         if not answer.is_success or image not in self.images():
             raise ToolError(f"the Docker daemon does not take the image {image}: {answer.text.strip()}")

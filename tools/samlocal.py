@@ -42,6 +42,8 @@ FOLDER = LOCAL / "samlocal"
 LAYERS = FOLDER / "layers"
 PYTHON_VERSION = "3.13"  # the template's default
 REGISTRY = "public.ecr.aws"
+OUR_IMAGES = (f"{REGISTRY}/lambda/python:", "samcli/lambda")  # and those that sam makes of them
+LABEL = "tollgate.stand-in"
 REGISTRY_SECONDS = 5.0
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -146,7 +148,7 @@ class SamLocal:
                     try:
                         process.wait(STOP_SECONDS)
                     except subprocess.TimeoutExpired:
-                        process.kill()
+                        os.killpg(process.pid, signal.SIGKILL)  # its session is its own
                         process.wait()
 
     def _command(self, what: str) -> list[str]:
@@ -190,7 +192,7 @@ def _prepare() -> Iterator[SamLocal]:
         if not _has_image(daemon, _image(version)):
             python = _find_python(version) or Path(sys.executable)
             version = _ask_python(python, "'{}.{}'.format(*__import__('sys').version_info)")
-        before = daemon.images()
+        before = {image for image in daemon.images() if not _is_stand_in(daemon, image)}
         try:
             if python is not None:
                 _make_image(daemon, python, _image(version))
@@ -204,7 +206,8 @@ def _prepare() -> Iterator[SamLocal]:
             )
         finally:
             with undisturbed():
-                for image in daemon.images() - before:
+                # A daemon that ran before may have got images of others meanwhile.
+                for image in {one for one in daemon.images() - before if one.startswith(OUR_IMAGES)}:
                     daemon.remove_containers(image)
                     daemon.remove_image(image)
 
@@ -214,9 +217,13 @@ def _image(version: str) -> str:
     return f"{REGISTRY}/lambda/python:{version}-{architecture()}"
 
 
+def _is_stand_in(daemon: Docker, image: str) -> bool:
+    return image.startswith(OUR_IMAGES) and daemon.has_label(image, LABEL)
+
+
 def _has_image(daemon: Docker, image: str) -> bool:
     """Whether the daemon has AWS's image, fetched now if need be."""
-    if image in daemon.images():
+    if image in daemon.images() and not _is_stand_in(daemon, image):  # one may be left of a run that was killed
         _say(f"base image: {image}, which the Docker daemon had")
         return True
     try:
@@ -254,7 +261,7 @@ def _make_image(daemon: Docker, python: Path, image: str) -> None:
             raise ToolError(f"the runtime client cannot be installed:\n{_tail(done.stderr)}")
         with tarfile.open(tree, "w") as tar:
             _write_tree(tar, python, runtime)
-        daemon.load(tree, image)
+        daemon.load(tree, image, LABEL)
     version = _ask_python(python, "__import__('platform').python_version()")
     _say(f"base image: a stand-in of this machine's Python {version}, as {REGISTRY} does not answer")
 
