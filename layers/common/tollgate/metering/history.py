@@ -44,7 +44,7 @@ _MOST_EVENTS: Final = 20_000
 _MOST_IDS: Final = 1_000_000
 """Ids looked through for an event: some 20 MB."""
 _PAGE_BYTES: Final = 900_000
-"""Of JSON in a page, beyond its first event, which has 3 MB at most: of an answer MAX_ANSWER_BYTES are given."""
+"""Of JSON in a page, beyond its first event, which has 3.5 MB at most: of an answer MAX_ANSWER_BYTES are given."""
 _INSTANT: Final = timedelta(microseconds=1)
 _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
