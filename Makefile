@@ -9,7 +9,7 @@ IN = @.venv/bin/
 SEEDED = @PYTHONHASHSEED=0 .venv/bin/
 SAM = @SAM_CLI_TELEMETRY=0 .local/venv/sam/bin/sam
 
-.PHONY: help run demo replay admin-key redrive retell recount rerate export-errors restore restore-drill openapi examples publish-openapi test test-store test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys cost lint audit licences sbom validate format build clean
+.PHONY: help run demo replay admin-key redrive retell recount rerate export-errors restore restore-drill openapi examples publish-openapi test test-store test-samlocal faults fuzz bench-ingest bench-entitlements bench-recovery bench-keys cost lint audit pins licences sbom validate format build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -134,6 +134,20 @@ audit:  ## checkov on the template, known vulnerabilities of all that is pinned 
 	$(BOOTSTRAP) dev checkov audit
 	@.local/venv/checkov/bin/checkov --config-file .checkov.yaml
 	$(IN)python -m tools.audit $(ARGS)
+
+COMMON = layers/common/requirements
+pins:  ## compile what each .in file asks for into pins with hashes (ARGS="--upgrade", or "--upgrade-package stripe")
+	$(BOOTSTRAP) dev
+	@for file in $(COMMON).in $(filter-out $(COMMON).in,$(wildcard layers/common/*.in)) $(wildcard tools/requirements/*.in); do \
+		case $$file in \
+			$(COMMON).in) more= ;; \
+			layers/*) more=$$(sed -n 's/^\([^=]*\)==.*/--no-emit-package \1/p' $(COMMON).txt) ;; \
+			*/dev.in) more="--override tools/requirements/overrides.txt" ;; \
+			*) more= ;; \
+		esac; \
+		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-header --no-annotate $$more $(ARGS) $$file --output-file $${file%.in}.txt || exit 1; \
+	done
 
 licences:  ## write docs/licences.md from what ships
 	$(BOOTSTRAP) dev

@@ -76,8 +76,9 @@ STORED_BYTES: Final = {1: 250, 10: 47, 100: 20, 500: 17}
 
 ID_BYTES: Final = 16
 ARCHIVE_MONTHS: Final = 400 / 30
-LOG_BYTES: Final = 600
-"""A request's line of the API's log and Lambda's three lines of each of two functions."""
+LOG_BYTES: Final = 160 + 2 * (140 + 240) + 210
+"""A request's line of the API's log, Lambda's `platform.start` and `platform.report` in JSON of each of two functions,
+and a line of counts, which checks do not have."""
 
 
 @dataclass(frozen=True)

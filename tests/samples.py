@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -61,3 +61,16 @@ def seed() -> None:
         DynamoRecovery(), error_type=ErrorType.STATE_TRANSITION_ERROR, operation="collect", arguments={},
         customer="acme", subscription=None, context={}, error="failed", clock=lambda: SINCE, id="err_1",
     )  # fmt: skip
+
+
+def body(answer: dict[str, Any]) -> dict[str, Any]:
+    """The JSON body of an answer of the API, which is a good one."""
+    assert answer["statusCode"] == 200, answer
+    parsed: dict[str, Any] = json.loads(answer["body"])
+    return parsed
+
+
+def used() -> Decimal:
+    """What acme has used of requests, in all periods."""
+    hours = DynamoCounters().hours("acme", "requests", SINCE, system_clock() + timedelta(days=1))
+    return sum((tally.quantity for _, _, tally in hours), Decimal(0))

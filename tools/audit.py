@@ -1,6 +1,6 @@
 """Known vulnerabilities of all that is pinned: `python -m tools.audit`, with pip-audit in an environment of its own.
 
-Exit codes: 0 none is known; 1 some are; 3 no service answers, so nothing was audited (0 with --allow-unanswered,
+Exit codes: 0 none is known; 1 some are; 3 no service answers, so not all was audited (0 with --allow-unanswered,
 which still says so).
 """
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None, ask: Callable[[Path], Findings]
             return 1
         if findings.audited == 0:
             print("tollgate: NOT AUDITED: no service that knows vulnerabilities answers here", file=sys.stderr)
-            return 0 if options.allow_unanswered else UNANSWERED
+            return int(failed) or (0 if options.allow_unanswered else UNANSWERED)
         print(f"{name}: {findings.audited} packages, {len(findings.vulnerable)} known vulnerabilities")
         for line in findings.vulnerable:
             print(f"  {line}")

@@ -18,7 +18,7 @@ HEAD = """\
 # Licences of what ships
 
 `make licences` writes this page from the packages' own metadata; a test compares. Tollgate itself is Apache-2.0.
-`make sbom` lists the same packages with versions and hashes, as CycloneDX.
+`make sbom` lists those of the layers with versions and hashes, as CycloneDX.
 
 | Package | Licence | Where |
 | --- | --- | --- |

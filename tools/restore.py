@@ -13,11 +13,12 @@ import contextlib
 import itertools
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,8 @@ def restore(dynamodb: "DynamoDBClient", tables: Mapping[str, str], at: datetime)
     Raises:
         ToolError: the time cannot be restored.
     """
+    if at > datetime.now(UTC):
+        raise ToolError(f"{format_time(at)} lies ahead")
     for table in tables.values():
         _until(f"{table} can be restored to {format_time(at)}", lambda table=table: _latest(dynamodb, table) >= at)  # type: ignore[misc]
     made = {}
@@ -152,25 +155,36 @@ def copy_back(
         restored: the table that is read.
         live: the table that is written; nobody else may write to it meanwhile.
         belongs: which items are meant; others stay as they are.
+
+    Broken off, by an error or by whoever waits, it stops within a page; called again it goes on.
     """
+    stopped = threading.Event()
+
+    def pages(table: str, number: int) -> Iterator[list[Item]]:
+        return itertools.takewhile(lambda _: not stopped.is_set(), _pages(dynamodb, table, number))
 
     def segment(number: int) -> Copied:
         put = deleted = 0
-        for page in _pages(dynamodb, restored, number):
+        for page in pages(restored, number):
             wanted = [item for item in page if belongs(item)]
             present = _present(dynamodb, live, wanted)
             put += _write(
                 dynamodb, live, [{"PutRequest": {"Item": item}} for item in wanted if present.get(_key(item)) != item]
             )
-        for page in _pages(dynamodb, live, number):
+        for page in pages(live, number):
             there = [item for item in page if belongs(item)]
             wanted_keys = _present(dynamodb, restored, there)
             gone = [item for item in there if _key(item) not in wanted_keys]
             deleted += _write(dynamodb, live, [{"DeleteRequest": {"Key": _key_of(item)}} for item in gone])
         return Copied(put, deleted)
 
-    with ThreadPoolExecutor(SEGMENTS) as pool:
-        done = list(pool.map(segment, range(SEGMENTS)))
+    with futures.ThreadPoolExecutor(SEGMENTS) as pool:
+        parts = [pool.submit(segment, number) for number in range(SEGMENTS)]
+        try:
+            futures.wait(parts, return_when=futures.FIRST_EXCEPTION)
+        finally:
+            stopped.set()
+    done = [part.result() for part in parts]
     return Copied(sum(one.put for one in done), sum(one.deleted for one in done))
 
 
@@ -287,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{live} as it was is {table}")
         if not options.copy_back:
             return 0
-        if not options.yes and input("Nobody may write now. The stack's name, to go on: ") != options.stack:
+        if not options.yes and _answer("Nobody may write now. The stack's name, to go on: ") != options.stack:
             print("nothing was copied back")
             return 1
         for live, table in restored.items():
@@ -296,7 +310,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ToolError, BotoCoreError, ClientError) as error:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ntollgate: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
+
+
+def _answer(question: str) -> str:
+    """What is typed; nothing, where nobody is there."""
+    with contextlib.suppress(EOFError):
+        return input(question)
+    return ""
 
 
 if __name__ == "__main__":

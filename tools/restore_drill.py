@@ -33,14 +33,19 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from tools import LOCAL, ToolError
+from tools import LOCAL, ROOT, ToolError
 from tools.local import running_stack
 from tools.recount import audited
 from tools.restore import TABLES, Item, Site, back_up, copy_back, restore, restore_backups, scan, site_of
 from tools.stores import Stores, open_stores
 
+sys.path.insert(0, str(ROOT / "layers/common"))
+
+from tollgate.billing.runs import Message, message_text
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sqs import SQSClient
 
 __all__ = ["drill"]
 
@@ -116,9 +121,10 @@ class Customer:
         body = {"id": name, "type": "deposit", "amount": amount, "currency": "EUR"}
         self._post(f"/v1/customers/{self.name}/wallet/transactions", body)
 
-    def bill(self) -> None:
-        """Have the first base price invoiced and paid, with all that is due, as the schedule does."""
-        self._post("/v1/billing/run")
+    def bill(self, sqs: "SQSClient", queue: str) -> None:
+        """Have the first base price invoiced and paid: by a message, since a run would bill all that is due."""
+        message = Message(self.subscription, datetime.now(UTC), f"run_{self.name}")
+        sqs.send_message(QueueUrl=queue, MessageBody=message_text(message))
         for _ in range(ASKS):
             if [one["status"] for one in self.facts()["invoices"]["items"]] == ["paid"]:
                 return
@@ -139,7 +145,7 @@ class Customer:
 
     def owns(self) -> Callable[[Item], bool]:
         """Which items are the customer's: those that name it or its error, in their keys or in what they hold."""
-        names = (self.name, self.error)
+        names = [name for name in (self.name, self.error) if name]
         return lambda item: any(name in json.dumps(item, default=str) for name in names)
 
     def facts(self) -> dict[str, Any]:
@@ -164,7 +170,7 @@ class Customer:
 
 
 def drill(site: Site, stores: Stores, api: httpx.Client, console: Console, *, by: str) -> Drilled:
-    """Do it; what is restored is deleted in the end.
+    """Do it; what is restored is deleted in the end, but stays where the drill breaks off.
 
     Raises:
         ToolError: what was restored is not what it was.
@@ -173,33 +179,39 @@ def drill(site: Site, stores: Stores, api: httpx.Client, console: Console, *, by
     customer = Customer(api, f"drill-{uuid4().hex[:12]}")
     before, after = customer.events("before"), customer.events("after")
     customer.send(before)
-    customer.bill()
+    customer.bill(boto3.client("sqs", **site.aws), site.resources["BillingQueue"])
     customer.fail()
     was = customer.facts()
     console.print(f"[green]written[/] as {customer.name}: usage {was['usage']['quantity']}, balance {_balance(was)}")
 
-    time.sleep(1 if by == "pitr" else 0)  # a restore is to a whole second: what was written lies before it
+    # A restore is to a whole second: what was written lies before it, and what comes is written after it.
+    apart = 1 if by == "pitr" else 0
+    time.sleep(apart)
     at, started = datetime.now(UTC).replace(microsecond=0), time.monotonic()
-    backups = back_up(dynamodb, site.tables, f"restore-drill-{at:%H%M%S}") if by == "backup" else {}
+    time.sleep(2 * apart)
+    mark = f"{at:%Y%m%dT%H%M%S}"
+    backups = back_up(dynamodb, site.tables, f"restore-drill-{mark}") if by == "backup" else {}
     try:
         customer.send(after)
         customer.deposit("drill-2", "5.00")
         lost = customer.facts()
         spoilt = sum(_spoil(dynamodb, site.tables[name], customer) for name in TABLES)
         console.print(f"[green]spoilt[/] {spoilt} items; the second is {at:%Y-%m-%d %H:%M:%S}Z")
-        restored = restore_backups(dynamodb, backups, f"drill-{at:%Y%m%dT%H%M%S}") if backups else {}
+        restored = restore_backups(dynamodb, backups, f"drill-{mark}") if backups else {}
         restored = restored or restore(dynamodb, site.tables, at)
         seconds = time.monotonic() - started
         console.print(f"[green]restored[/] by {by} after {seconds:,.0f} s")
         copied = [copy_back(dynamodb, restored[live], live, customer.owns()) for live in site.tables.values()]
+        put, deleted = sum(one.put for one in copied), sum(one.deleted for one in copied)
+        console.print(f"[green]copied back[/]: {put} items put, {deleted} deleted")
+        _verify(customer, was, lost, before, after)
+        _must("a recount agrees", audited(stores, customer.name, FEATURE, None)[1].agrees, True)
+    except BaseException:
+        console.print(f"[red]broken off[/]: {customer.name} is left as it is, and tables that end in {mark}")
+        raise
     finally:
         for arn in backups.values():
             dynamodb.delete_backup(BackupArn=arn)
-    put, deleted = sum(one.put for one in copied), sum(one.deleted for one in copied)
-    console.print(f"[green]copied back[/]: {put} items put, {deleted} deleted")
-    _verify(customer, was, lost, before, after)
-    found = audited(stores, customer.name, FEATURE, None)[1]
-    _must("a recount agrees", found.agrees, True)
     customer.leave()
     for table in restored.values():
         dynamodb.delete_table(TableName=table)
@@ -208,13 +220,16 @@ def drill(site: Site, stores: Stores, api: httpx.Client, console: Console, *, by
 
 
 def _spoil(dynamodb: "DynamoDBClient", table: str, customer: Customer) -> int:
-    """Delete every other item of a customer, falsify the numbers of the rest; how many items."""
+    """Delete every other item of a customer, falsify the numbers of the rest; how many items.
+
+    Entries of a ledger are only deleted: outbox would tell receivers what they have become.
+    """
     belongs = customer.owns()
     items = sorted(
         (item for item in scan(dynamodb, table) if belongs(item)), key=lambda item: json.dumps(item, default=str)
     )
     for number, item in enumerate(items):
-        if number % 2:
+        if number % 2 and item.get("kind") != {"S": "entry"}:
             spoilt: Item = {name: {"N": "4711"} if "N" in value else value for name, value in item.items()}
             dynamodb.put_item(TableName=table, Item=spoilt)
         else:
@@ -279,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ToolError, BotoCoreError, ClientError, httpx.HTTPError) as error:
         print(f"tollgate: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

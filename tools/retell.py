@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
@@ -30,6 +31,15 @@ __all__ = ["Retold", "retell"]
 
 HIDDEN_SECONDS = 300
 """A message is hidden from others while its records are told."""
+
+WAIT_SECONDS = 2
+"""The queue is empty when none of its servers has a message for so long."""
+
+EMPTY_ANSWERS = 20
+"""A stream may answer with no records before those that are asked for; after so many in a row they are not there."""
+
+TELLING_SECONDS = 120
+"""The function's own limit: before it, a lack of an answer means nothing."""
 
 BATCH = 10
 """Records that are handed over at once, as the stream's mapping does."""
@@ -73,7 +83,9 @@ def retell(sqs: Any, streams: Any, functions: Any, *, queue: str, outbox: str) -
 
 
 def _receive(sqs: Any, queue: str) -> list[dict[str, Any]]:
-    answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=HIDDEN_SECONDS)
+    answer = sqs.receive_message(
+        QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=WAIT_SECONDS, VisibilityTimeout=HIDDEN_SECONDS
+    )
     messages: list[dict[str, Any]] = answer.get("Messages", [])
     return messages
 
@@ -96,7 +108,8 @@ def _records(streams: Any, place: Mapping[str, str]) -> Iterator[dict[str, Any]]
         ShardIteratorType="AT_SEQUENCE_NUMBER",
         SequenceNumber=place["startSequenceNumber"],
     )["ShardIterator"]
-    while iterator:
+    empty = 0
+    while iterator and empty < EMPTY_ANSWERS:
         answer = streams.get_records(ShardIterator=iterator)
         for record in answer["Records"]:
             number = int(record["dynamodb"]["SequenceNumber"])
@@ -104,7 +117,8 @@ def _records(streams: Any, place: Mapping[str, str]) -> Iterator[dict[str, Any]]
                 yield record
             if number >= last:
                 return
-        iterator = answer.get("NextShardIterator") if answer["Records"] else None
+        empty = 0 if answer["Records"] else empty + 1
+        iterator = answer.get("NextShardIterator")
     raise ToolError("the stream does not hold all of its records any more")
 
 
@@ -141,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         site = site_of(options.stack, options.state)
-        clients = [boto3.client(name, **site.aws) for name in ("sqs", "dynamodbstreams", "lambda")]
+        patient = Config(read_timeout=TELLING_SECONDS + 10)
+        clients = [boto3.client(name, config=patient, **site.aws) for name in ("sqs", "dynamodbstreams", "lambda")]
         queue, outbox = site.resources["InvocationsDeadLetterQueue"], site.resources["OutboxFunction"]
         result = retell(*clients, queue=queue, outbox=outbox)
     except (ToolError, BotoCoreError, ClientError) as error:

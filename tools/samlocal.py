@@ -325,10 +325,13 @@ def _adapt(template: Path) -> Path:
     for name, arn in published.items():
         folder = f"{name}-{version}-{hashlib.sha256(arn.encode()).hexdigest()[:10]}"  # sam's name for a fetched layer
         (LAYERS / folder).symlink_to(template.parent / name)
+    # What is there only if a parameter asks for it is left out: sam would have it all the same.
+    body["Resources"] = {name: one for name, one in body["Resources"].items() if "Condition" not in one}
+    del body["Outputs"]
     functions = [one["Properties"] for one in body["Resources"].values() if one["Type"] == "AWS::Serverless::Function"]
     for properties in (body["Globals"]["Function"], *functions):
         if "Layers" in properties:
-            properties["Layers"] = [published[layer["Ref"]] for layer in properties["Layers"]]
+            properties["Layers"] = [published[layer["Ref"]] for layer in properties["Layers"] if "Ref" in layer]
     adapted = template.with_name("samlocal.json")
     adapted.write_text(json.dumps(body), encoding="utf-8")
     return adapted

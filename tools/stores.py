@@ -43,8 +43,7 @@ def open_stores(stack: str | None, state: Path) -> Stores:
     Raises:
         ToolError: there is no such stack.
     """
-    os.environ |= _local(state) if stack is None else _deployed(stack)
-    os.environ.setdefault("BILLING_TABLE", "unused")
+    _set(stack, state)
     from tollgate.catalog.store import DynamoCatalog  # after the environment is set
     from tollgate.metering.archive_store import DynamoArchive
     from tollgate.metering.store import DynamoCounters
@@ -58,10 +57,16 @@ def open_ledger(stack: str | None, state: Path) -> "DynamoRecovery":
     Raises:
         ToolError: there is no such stack.
     """
-    os.environ |= _local(state) if stack is None else _deployed(stack)
+    _set(stack, state)
     from tollgate.recovery.store import DynamoRecovery  # after the environment is set
 
     return DynamoRecovery()
+
+
+def _set(stack: str | None, state: Path) -> None:
+    """Set the environment that functions have, as far as commands need it."""
+    os.environ |= _local(state) if stack is None else _deployed(stack)
+    os.environ.setdefault("BILLING_TABLE", "unused")
 
 
 def _local(state: Path) -> dict[str, str]:

@@ -79,10 +79,7 @@ REFUSED: Final[Mapping[str, Reasons]] = {
         *FLOAT,
         *ONE_NAME,
         ("/(customer|plan)", "there is no |has 100 subscriptions"),
-        (
-            "/starts_at",
-            "must not lie in the future|must lie at most 1,000 billing periods|lies too near the end",
-        ),
+        ("/starts_at", "must not lie in the future|must lie at most 10,000 billing periods back|lies too near the end"),
         ("/ends_at", "must lie after the start"),
         ("/(starts_at|ends_at)", CALENDAR),
     ),

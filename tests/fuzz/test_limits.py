@@ -16,7 +16,7 @@ from tollgate.api.app import MAX_BODY_BYTES
 from tollgate.catalog import schema as catalog
 from tollgate.catalog.keys import MAX_KEY_WINDOW_SECONDS, MAX_LIFETIME, MAX_OVERLAP_SECONDS, MAX_RATE
 from tollgate.catalog.model import MAX_WINDOW_SECONDS
-from tollgate.catalog.service import MAX_PAST, MAX_PAST_PERIODS
+from tollgate.catalog.service import MAX_PAST_PERIODS
 from tollgate.catalog.snapshots import MAX_SHARDS, MAX_THRESHOLDS
 from tollgate.entitlements.service import MAX_ITEMS, MAX_RESERVED_SECONDS
 from tollgate.kernel.ids import MAX_CURSOR, MAX_KEY
@@ -418,17 +418,6 @@ def test_an_event_beyond_a_limit_is_rejected_by_itself(
     first, second = api.post("/v1/events", json=body).raise_for_status().json()["results"]
     assert (first["status"], second["status"]) == ("accepted", "rejected")
     assert second.get("pointer", "/time") == pointer
-
-
-def test_a_subscription_of_any_period_may_begin_ten_years_ago(api: httpx.Client) -> None:
-    """Those of days too, of which 1,000 are less than three years."""
-    daily = PLAN | {"billing_period": {"interval": "day"}, "features": [{"feature": "tokens"}]}
-    api.put("/v1/plans/daily", json=daily).raise_for_status()
-    api.put("/v1/customers/long", json={}).raise_for_status()
-    for days, status in ((MAX_PAST.days - 1, 201), (MAX_PAST.days + 1, 422)):
-        body = {"id": f"long-{days}", "customer": "long", "plan": "daily", "starts_at": stamp(days)}
-        assert api.post("/v1/subscriptions", json=body).status_code == status
-    assert f"{MAX_PAST.days:,} days" in LIMITS
 
 
 def test_usage_by_period_is_of_so_many_periods_and_no_more(api: httpx.Client) -> None:

@@ -10,7 +10,7 @@ from tools.samlocal import SamLocal
 
 
 def test_the_first_session_of_the_readme(sam: SamLocal, variables: dict[str, str]) -> None:
-    """Without a key 401 as a problem document; with one all that it shows, from a feature to an invoice."""
+    """Without a key 401, and with one all that it shows, from a feature to an invoice; elsewhere 404."""
     _, key = create_key(DynamoKeys(), name="first", scopes=("admin",), clock=system_clock)
     assert key is not None
     with sam.api(variables) as url:
@@ -18,4 +18,6 @@ def test_the_first_session_of_the_readme(sam: SamLocal, variables: dict[str, str
         assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
         wrong = {"authorization": f"Bearer {key[:-1]}{'0' if key[-1] != '0' else '1'}"}
         assert httpx.get(f"{url}/v1/features", headers=wrong, trust_env=False, timeout=60).status_code == 401
+        nothing = httpx.get(f"{url}/nothing", trust_env=False, timeout=60)
+        assert (nothing.status_code, nothing.headers["content-type"]) == (404, "application/problem+json")
         check_first_session(first_session(url, key))

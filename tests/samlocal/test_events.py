@@ -2,34 +2,18 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.samples import SAMPLES, SINCE, sample
+from tests.samples import SAMPLES, body, sample, used
 from tollgate.billing.invoice_store import DynamoInvoices
-from tollgate.kernel.time import system_clock
-from tollgate.metering.store import DynamoCounters
 from tollgate.recovery.model import ErrorType, Status
 from tollgate.recovery.service import record_error
 from tollgate.recovery.store import DynamoRecovery
 
 Invoke = Callable[..., Any]
 Queued = Callable[[str], list[Any]]
-
-
-def body(answer: dict[str, Any]) -> dict[str, Any]:
-    """The JSON body of an answer of the API, which is a good one."""
-    assert answer["statusCode"] == 200, answer
-    parsed: dict[str, Any] = json.loads(answer["body"])
-    return parsed
-
-
-def used() -> Decimal:
-    """What acme has used of requests, in all periods."""
-    hours = DynamoCounters().hours("acme", "requests", SINCE, system_clock() + timedelta(days=1))
-    return sum((tally.quantity for _, _, tally in hours), Decimal(0))
 
 
 def test_no_sample_is_left_out() -> None:

@@ -1,6 +1,7 @@
 """The commands of docs/operations.md as they are printed, against the running stack."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,16 +28,29 @@ def state(stack: Stack, tmp_path: Path) -> Path:
 
 
 def command(name: str, state: Path) -> str:
-    """What a command prints; it must succeed."""
+    """What a command prints in a shell in which nothing is set; it must succeed."""
     line = [sys.executable, "-m", f"tools.{name}", "--state", str(state)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(line, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_what_is_spoilt_is_restored_and_reads_as_it_did(stack: Stack, state: Path) -> None:
-    """Deleted, falsified and added to; then all as it was, and nothing is left of what was restored."""
-    printed = command("restore_drill", state)
+def test_what_is_spoilt_is_restored_and_reads_as_it_did(stack: Stack, api: httpx.Client, state: Path) -> None:
+    """Deleted, falsified and added to; then all as it was, and nothing is left of what was restored.
+
+    What receivers are told of it meanwhile is true, though told again.
+    """
+    with receiver() as there:
+        hook = {"url": f"{there.url}/drilled", "events": ["wallet.transaction"]}
+        api.put("/v1/webhooks/drilled", json=hook).raise_for_status()
+        printed = command("restore_drill", state)
+        amounts: list[str] = []
+        while amounts.count("5.00") < 2:  # the deposit that the restore lost, and the same again
+            data = json.loads(there.received.get(timeout=60).body)["data"]
+            amounts += [data["amount"]] if data["customer"] in printed else []
+        api.delete("/v1/webhooks/drilled").raise_for_status()
+    assert set(amounts) == {"10.00", "-1.00", "5.00"}
     assert "MiniStack keeps no history" in printed
     assert "usage 90, balance 9.00" in printed
     counts = re.findall(r"spoilt (\d+) items|(\d+) items put, (\d+) deleted", printed)
@@ -90,3 +104,15 @@ def test_a_change_that_outbox_failed_on_is_told_from_the_stream(stack: Stack, ap
         assert "1 changes of 1 messages were told" in command("retell", state)
         assert told(there, customer) == first
         api.delete("/v1/webhooks/retold").raise_for_status()
+
+
+def test_the_ledger_is_exported(api: httpx.Client, state: Path) -> None:
+    """Every error record there is, a line each."""
+    event = {"id": uuid4().hex, "customer": "exported", "feature": "none"}
+    api.post("/v1/events", json=event, headers={"Prefer": "respond-async"}).raise_for_status()
+    lines = ""
+    for _ in range(60):  # the queue takes its time, and so does the command
+        if event["id"] in (lines := command("export_errors", state)):
+            break
+    assert event["id"] in lines
+    assert all(json.loads(line)["id"].startswith("err_") for line in lines.splitlines())

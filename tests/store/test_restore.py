@@ -1,13 +1,19 @@
 """What a restore writes into the tables in use; on moto."""
 
+import io
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 
 from tollgate.kernel.time import parse_time
 from tools import ToolError
 from tools import restore as tool
+from tools.restore_drill import Customer
 
 LIVE, RESTORED = "tollgate-test-usage", "restored"
 
@@ -101,3 +107,56 @@ def test_a_stack_is_restored_only_when_its_name_is_given_again(
     assert tool.main(asked) == 0
     assert held(dynamodb, LIVE) == {"ours": 1}
     assert f"{LIVE}: 1 items put back, 0 deleted" in capsys.readouterr().out
+
+
+def test_without_an_answer_nothing_is_copied_back(
+    dynamodb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nobody is there to give it; that is said, and no traceback shown."""
+    names = dict.fromkeys(tool.TABLES, LIVE)
+    monkeypatch.setattr(tool, "site_of", lambda _: tool.Site({}, names, ""))
+    monkeypatch.setattr(tool, "restore", lambda *_: {LIVE: RESTORED})
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    put(dynamodb, RESTORED, ours=1)
+    assert tool.main(["--stack", "tollgate-prod", "--at", "2026-11-01T00:00:00Z", "--copy-back"]) == 1
+    assert "nothing was copied back" in capsys.readouterr().out
+    assert held(dynamodb, LIVE) == {}
+
+
+def test_a_time_that_lies_ahead_is_refused_and_not_waited_for(dynamodb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip of the year would be waited for for half a day."""
+    enabled = {"PointInTimeRecoveryEnabled": True}
+    dynamodb.update_continuous_backups(TableName=LIVE, PointInTimeRecoverySpecification=enabled)
+    monkeypatch.setattr(tool, "PATIENCE", timedelta(0))
+    with pytest.raises(ToolError, match="lies ahead"):
+        tool.restore(dynamodb, {"UsageTable": LIVE}, datetime.now(UTC) + timedelta(days=365))
+
+
+def test_when_one_part_fails_the_others_stop() -> None:
+    """As when somebody interrupts: hours more of copying are not waited for."""
+    seen = itertools.count()
+
+    class Scanned:
+        def get_paginator(self, _: str) -> "Scanned":
+            return self
+
+        def paginate(self, *, Segment: int, **_: Any) -> Iterator[dict[str, Any]]:  # noqa: N803 - as boto3 names it
+            if Segment == 0:
+                raise ToolError("this part fails")
+            for _page in range(1_000_000):
+                next(seen)
+                yield {"Items": [{"pk": {"S": "a"}, "sk": {"S": "b"}}]}
+
+    with pytest.raises(ToolError, match="this part fails"):
+        tool.copy_back(Scanned(), RESTORED, LIVE, lambda _: False)  # type: ignore[arg-type]
+    assert next(seen) < 1_000_000
+
+
+def test_the_drill_owns_what_names_its_customer_and_nothing_else() -> None:
+    """Before it has an error too: what it owns it spoils."""
+    with httpx.Client(
+        base_url="http://tollgate", transport=httpx.MockTransport(lambda _: httpx.Response(200, json={}))
+    ) as api:
+        owns = Customer(api, "drill-1").owns()
+    assert owns({"pk": {"S": "WALLET#drill-1"}, "sk": {"S": "W"}})
+    assert not owns({"pk": {"S": "WALLET#acme"}, "sk": {"S": "W"}})

@@ -5,8 +5,6 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from decimal import Decimal
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,11 +13,9 @@ import pytest
 from botocore.client import BaseClient
 
 from tests.conftest import ROOT, TABLES, template
-from tests.samples import SAMPLES, SINCE, folder, sample, seed
+from tests.samples import SAMPLES, body, folder, sample, seed, used
 from tollgate.billing.invoice_store import DynamoInvoices
 from tollgate.catalog.deliveries import EventBus
-from tollgate.kernel.time import system_clock
-from tollgate.metering.store import DynamoCounters
 from tollgate.recovery.model import Status
 from tollgate.recovery.store import DynamoRecovery
 
@@ -114,19 +110,6 @@ def load(function: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def body(answer: dict[str, Any]) -> dict[str, Any]:
-    """The JSON body of an answer of the API, which is a good one."""
-    assert answer["statusCode"] == 200, answer
-    parsed: dict[str, Any] = json.loads(answer["body"])
-    return parsed
-
-
-def used() -> Decimal:
-    """What acme has used of requests, in all periods."""
-    hours = DynamoCounters().hours("acme", "requests", SINCE, system_clock() + timedelta(days=1))
-    return sum((tally.quantity for _, _, tally in hours), Decimal(0))
 
 
 def triggers() -> Iterator[str]:

@@ -359,10 +359,13 @@ def test_known_keys_are_used_for_a_day_while_the_issuer_is_down(
         ("/realms/a/.well-known/openid-configuration", {"jwks_uri": None}),
         ("/realms/a/.well-known/openid-configuration", []),
         ("/realms/a/.well-known/openid-configuration", b"<html>"),
+        ("/realms/a/keys", b'{"keys": 5}'),
+        ("/realms/a/keys", b'{"keys": {"kid": "one"}}'),
+        ("/realms/a/keys", b'{"error": "try again later"}'),
         ("/realms/a/keys", b"\xff"),
         ("/realms/a/keys", b'"' + b"x" * 300_000 + b'"'),
     ],
-    ids=["of another", "empty", "no object", "no JSON", "no text", "endless"],
+    ids=["of another", "empty", "no object", "no JSON", "a number", "an object", "no keys", "no text", "endless"],
 )
 def test_what_an_issuer_should_not_answer_is_a_503(
     local: LocalIssuer, issuer: Issuer, path: str, document: Any
@@ -371,6 +374,14 @@ def test_what_an_issuer_should_not_answer_is_a_503(
     local.documents[path] = local.configuration | document if isinstance(document, dict) else document
     with pytest.raises(Unavailable):
         issuer.bearer(local.token())
+
+
+def test_an_answer_without_keys_takes_none_away(local: LocalIssuer, issuer: Issuer, clock: Clock) -> None:
+    """What a proxy before the issuer says in its place does not shut out everybody."""
+    assert issuer.bearer(local.token())
+    local.documents["/realms/a/keys"] = {"error": "try again later"}
+    clock.forward(KEEP)
+    assert issuer.bearer(local.token())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, TABLES
+from tollgate.api.auth import IAM_SCOPES
 from tollgate.catalog.store import DynamoOnce
 from tollgate.recovery.model import ErrorType
 from tollgate.recovery.report import Report
@@ -468,6 +469,18 @@ def test_iam_holds_every_route_of_the_second_api(resources: Resources) -> None:
         assert method == "ANY"
         assert reached(routes(resources), "POST", re.sub(r"\{\w+\}", "a", path)) == function
     assert found == IAM_ROUTES
+
+
+def test_who_comes_by_iam_has_the_scopes_of_all_that_the_second_api_has() -> None:
+    """Of every method of its paths; none of them is open to all."""
+    paths = json.loads((ROOT / "functions/catalog/openapi.json").read_text())["paths"]
+    wanted = {
+        scope
+        for path in set().union(*IAM_ROUTES.values())
+        for operation in paths[path].values()
+        for scope in operation["security"][0]["ApiKey"]
+    }
+    assert wanted == IAM_SCOPES
 
 
 def test_the_second_api_is_there_where_it_is_wanted_and_apart_from_the_first(

@@ -461,14 +461,12 @@ def test_a_start_is_taken_only_if_its_periods_can_be_told(catalog: MemoryCatalog
 @pytest.mark.parametrize(
     ("period", "days"),
     [
-        ({"interval": "day", "count": 1}, 3_653),
-        ({"interval": "day", "count": 5}, 5_000),
-        ({"interval": "week", "count": 2}, 14_000),
-        ({"interval": "month", "count": 1}, 28_000),
-        ({"interval": "year", "count": 1}, 365_000),
+        ({"interval": "day", "count": 1}, 10_000),
+        ({"interval": "week", "count": 2}, 140_000),
+        ({"interval": "month", "count": 1}, 280_000),
     ],
 )
-def test_a_start_has_a_thousand_periods_or_ten_years_behind_it_and_no_more(
+def test_a_start_has_no_more_than_ten_thousand_periods_behind_it(
     catalog: MemoryCatalog, period: dict[str, Any], days: int
 ) -> None:
     """Each of them would be billed, one after the other: one bad date must not be a million invoices."""

@@ -319,6 +319,22 @@ def test_of_two_rotations_at_the_same_time_one_is_refused(clock: Clock) -> None:
     assert opens(store, clock, first, *others) == [True, True]
 
 
+def test_a_rotation_whose_answer_was_lost_on_its_way_from_the_database_still_shows_its_secret(clock: Clock) -> None:
+    """The client of AWS sends a write again, which then finds its own secret in place of the one before."""
+
+    class Forgetful(MemoryCatalog):
+        """Writes, and hears of its second try alone."""
+
+        def rotate_key(self, before: ApiKey, after: ApiKey) -> bool:
+            super().rotate_key(before, after)
+            return super().rotate_key(before, after)
+
+    store = Forgetful()
+    key, first = made(store)
+    second = rotated(store, key, clock)
+    assert opens(store, clock, first, second) == [True, True]
+
+
 def test_a_key_that_is_not_there_or_has_ended_is_not_rotated(store: MemoryCatalog, clock: Clock) -> None:
     """A new secret would open nothing."""
     with pytest.raises(NotFound):

@@ -1,6 +1,7 @@
 """What comes from others: pinned, hashed, with a reason and a licence, and audited."""
 
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_each_package_that_is_asked_for_has_a_reason_and_is_in_the_compiled_file
             name, _, reason = entry.partition("#")
             assert reason.strip(), f"{entry}: why?"
             assert re.split(r"[\[=<>]", name.strip())[0].lower() in {one.lower() for one in pinned}
+
+
+def test_every_file_is_compiled_by_a_command_after_those_that_it_is_held_to() -> None:
+    """`make pins`, so that whoever answers a vulnerability need not find out how."""
+    printed = subprocess.run(["make", "-n", "pins"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [listed] = re.findall(r"for file in (.*); do", printed)
+    order = listed.split()
+    assert sorted(order) == sorted(str(source.relative_to(ROOT)) for source in SOURCES)
+    for place, name in enumerate(order):
+        held_to = re.findall(r"^-[cr] (\S+)\.(?:in|txt)$", (ROOT / name).read_text(), re.MULTILINE)
+        before = {(ROOT / one).with_suffix("") for one in order[:place]}
+        assert {(ROOT / name).parent.joinpath(one).resolve() for one in held_to} <= before
 
 
 def test_what_the_client_needs_is_bounded_and_audited_with_the_rest() -> None:
@@ -133,6 +146,12 @@ def test_an_audit_fails_for_a_flaw_or_an_unknown_package_and_where_nobody_answer
     assert asked == FILES or findings is SILENCE
 
 
+@pytest.mark.parametrize("arguments", [[], ["--allow-unanswered"]])
+def test_a_flaw_that_was_found_before_the_service_went_silent_fails_the_audit(arguments: list[str]) -> None:
+    """That the rest is not known makes it no better."""
+    assert audit.main(arguments, lambda file: FLAW if file == FILES[0] else SILENCE) == 1
+
+
 def test_an_audit_that_nobody_answered_says_so_and_claims_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """A package that a service does not know is not one without flaws."""
     audit.main(["--allow-unanswered"], lambda _: SILENCE)
@@ -177,12 +196,26 @@ def test_a_workflow_may_read_and_has_no_secrets(file: Path) -> None:
             assert step["with"]["persist-credentials"] is False
 
 
-def test_the_public_forge_lints_tests_builds_and_audits_and_an_audit_must_be_answered_there() -> None:
-    """By the commands that people have, each in a job of its own."""
+def of_ci_run() -> set[str]:
+    """What .ci/run makes."""
+    lines = re.findall(r"^make (.*)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    return {word for line in lines for word in line.split() if re.fullmatch(r"[a-z][a-z-]*", word)}
+
+
+def test_the_public_forge_does_all_that_ci_run_does_and_an_audit_must_be_answered_there() -> None:
+    """By the commands that people have."""
+    assert {"lint", "test", "build", "audit"} <= of_ci_run()
     commands = [step["run"] for step in steps(ROOT / ".github/workflows/ci.yml") if "run" in step]
-    assert commands == ["make lint", "make test", "make build", "make audit", "make sbom"]
+    assert sorted(commands) == sorted(f"make {target}" for target in {*of_ci_run(), "sbom"})
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {command.split()[1] for command in commands} <= targets
+
+
+def test_the_tests_of_the_public_forge_have_the_history() -> None:
+    """That of upgrades takes the release before out of it, and the checkout leaves no credentials to fetch more."""
+    checkout, *_, last = workflow(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
+    assert last == {"run": "make test"}
+    assert checkout["with"]["fetch-depth"] == 0
 
 
 def test_new_versions_are_proposed_for_every_place_that_pins() -> None:

@@ -90,8 +90,9 @@ class KeyRing:
         found = self._known.get(place)
         if found is None or now - found.read_at > timedelta(seconds=CACHE_SECONDS):
             found = self._read(*place, now)
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
+            if len(self._known) >= _MAX_KNOWN:  # those who are nobody's go first: made-up keys cost owners no reads
+                owned = {place: one for place, one in self._known.items() if one.key is not None}
+                self._known = owned if len(owned) < _MAX_KNOWN else {}
             self._known[place] = found
         if found.until is not None and found.until <= now:
             return None

@@ -26,7 +26,6 @@ from tollgate.kernel.ids import derived_id, new_id
 from tollgate.kernel.time import Clock
 
 __all__ = [
-    "MAX_PAST",
     "MAX_PAST_PERIODS",
     "MAX_PLAN_BYTES",
     "Catalog",
@@ -45,10 +44,8 @@ Thing = TypeVar("Thing")
 
 _TRIES: Final = 20
 _MAX_SUBSCRIPTIONS: Final = 100
-MAX_PAST_PERIODS: Final = 1_000
+MAX_PAST_PERIODS: Final = 10_000
 """Billing periods that a new subscription may have behind it: each of them is billed, one by one."""
-MAX_PAST: Final = timedelta(days=3_653)
-"""So far back it may begin in any case, also where its periods are days."""
 _SHORTEST_DAYS: Final = {Interval.DAY: 1, Interval.WEEK: 7, Interval.MONTH: 28, Interval.YEAR: 365}
 MAX_PLAN_BYTES: Final = 300_000  # of the 400 KB of an item
 _CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -227,8 +224,7 @@ def _new_subscription(
     if starts_at is not None and starts_at > now + _CLOCK_SKEW:
         faults.append(FieldError("/starts_at", "must not lie in the future"))
     if starts_at is not None and chosen and starts_at < _earliest_start(chosen.billing_period, now):
-        detail = f"must lie at most {MAX_PAST_PERIODS:,} billing periods back, or ten years"
-        faults.append(FieldError("/starts_at", detail))
+        faults.append(FieldError("/starts_at", f"must lie at most {MAX_PAST_PERIODS:,} billing periods back"))
     if ends_at is not None and ends_at <= (starts_at or now):
         faults.append(FieldError("/ends_at", "must lie after the start"))
     if owner and len(catalog.subscriptions(customer_id)) >= _MAX_SUBSCRIPTIONS:
@@ -246,10 +242,9 @@ def _new_subscription(
 
 
 def _earliest_start(period: BillingPeriod, now: datetime) -> datetime:
-    """So many of the shortest such periods ago, or so long; a period of years reaches back beyond the calendar."""
-    past = timedelta(days=_SHORTEST_DAYS[period.interval] * period.count * MAX_PAST_PERIODS)
+    """So many of the shortest such periods ago; a period of years reaches back beyond the calendar."""
     try:
-        return now - max(past, MAX_PAST)
+        return now - timedelta(days=_SHORTEST_DAYS[period.interval] * period.count * MAX_PAST_PERIODS)
     except OverflowError:
         return datetime.min.replace(tzinfo=UTC)
 

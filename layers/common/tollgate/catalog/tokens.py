@@ -162,7 +162,9 @@ def fetch_json(url: str) -> dict[str, Any]:
 
 def _keys_of(document: Mapping[str, Any]) -> dict[str, _Key]:
     listed = document.get("keys")
-    found = [(one.get("kid"), _key_of(one)) for one in listed or () if isinstance(one, dict)]
+    if not isinstance(listed, list):  # else an error page in JSON would take away the keys that are known
+        raise Unavailable("The issuer of tokens does not answer as it should.")
+    found = [(one.get("kid"), _key_of(one)) for one in listed if isinstance(one, dict)]
     return {name: key for name, key in found if isinstance(name, str) and key is not None}
 
 
@@ -200,5 +202,5 @@ def _is_safe(url: str) -> bool:
 
 
 def _is_local(url: str) -> bool:
-    """Whether a URL is of this machine, where plain http is as good: on Lambda there is nothing, so for tests alone."""
+    """Whether a URL is of this machine, where plain http is as good; for tests alone."""
     return _LOOPBACK.match(url) is not None
