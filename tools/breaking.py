@@ -4,9 +4,10 @@
 that breaks the published one, unless the major number of its version is another.
 
 A request must not be refused that was taken before: no operation, media type, parameter or member of a body goes, none
-becomes required, no type, enumeration, pattern or limit becomes narrower, no scope becomes another. An answer must not
-surprise: no status, header or member goes or becomes optional, no type or enumeration becomes wider. What is added is
-no break, which clients must be ready for (docs/limits.md).
+becomes required, no type, enumeration, pattern or limit becomes narrower, no default or scope becomes another. An
+answer must not surprise: no status, header or member goes or becomes optional, no type or enumeration becomes wider,
+no pattern or format another. Nor change the server, the way to show a key, or an operationId, by which generated
+clients name their methods. What is added is no break, which clients must be ready for (docs/limits.md).
 """
 
 import argparse
@@ -19,14 +20,14 @@ from typing import Any, Final
 from tools import ROOT
 from tools.openapi import OPENAPI
 
-__all__ = ["PUBLISHED", "breaks", "publish"]
+__all__ = ["EXACT", "LOWER", "PUBLISHED", "UPPER", "breaks", "publish"]
 
 PUBLISHED: Final = ROOT / "docs/openapi-published.json"
 
 _Document = dict[str, Any]
-_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
-_EXACT: Final = ("pattern", "format", "multipleOf", "uniqueItems")
+UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
+EXACT: Final = ("pattern", "format", "multipleOf", "uniqueItems")
 
 
 def breaks(published: _Document, present: _Document) -> list[str]:
@@ -43,6 +44,15 @@ class _Comparison:
         self._under_way: set[tuple[int, int, bool]] = set()
 
     def all(self) -> Iterator[str]:
+        for what, before, now in (
+            ("servers", *(one.get("servers") for one in (self._published, self._present))),
+            (
+                "security schemes",
+                *(one["components"].get("securitySchemes") for one in (self._published, self._present)),
+            ),
+        ):
+            if before != now:
+                yield f"the {what} were {before}, and are {now}"
         for path, methods in self._published["paths"].items():
             for method, old in methods.items():
                 where = f"{method.upper()} {path}"
@@ -55,6 +65,8 @@ class _Comparison:
     def _operation(self, old: _Document, new: _Document) -> Iterator[str]:
         if old.get("security", []) != new.get("security", []):
             yield f"the scope was {_scopes(old)}, and is {_scopes(new)}"
+        if old.get("operationId") != new.get("operationId"):
+            yield f"its operationId was {old.get('operationId')}, and is {new.get('operationId')}"
         yield from self._parameters(old, new)
         yield from self._request(old.get("requestBody"), new.get("requestBody"))
         for status, answer in old["responses"].items():
@@ -67,7 +79,10 @@ class _Comparison:
 
     def _parameters(self, old: _Document, new: _Document) -> Iterator[str]:
         before, now = (
-            {(one["in"], one["name"].lower()): one for one in operation.get("parameters", [])}
+            {
+                (one["in"], one["name"].lower() if one["in"] == "header" else one["name"]): one
+                for one in operation.get("parameters", [])
+            }
             for operation in (old, new)
         )
         for (place, name), parameter in before.items():
@@ -78,6 +93,7 @@ class _Comparison:
             other = now[place, name]
             if other.get("required") and not parameter.get("required"):
                 yield f"{where} is required now"
+            yield from (f"{where}{fault}" for fault in self._default(parameter["schema"], other["schema"]))
             yield from (f"{where}{fault}" for fault in self._narrower(parameter["schema"], other["schema"]))
         for place, name in sorted(now.keys() - before.keys()):
             if now[place, name].get("required"):
@@ -105,12 +121,22 @@ class _Comparison:
             other = new.get("headers", {}).get(name)
             if other is None or (header.get("required") and not other.get("required")):
                 yield f"{status}: the header {name} may be missing now"
+            else:
+                faults = self._wider(header["schema"], other["schema"])
+                yield from (f"{status}: the header {name}{fault}" for fault in faults)
         for media_type, content in old.get("content", {}).items():
             if media_type not in new.get("content", {}):
                 yield f"{status}: {media_type} is answered no more"
             else:
                 faults = self._wider(content["schema"], new["content"][media_type]["schema"])
                 yield from (f"{status}{fault}" for fault in faults)
+
+    def _default(self, old: _Document, new: _Document) -> Iterator[str]:
+        """Whether leaving it out means something else; a default may stand beside a `$ref`."""
+        before = old.get("default", _resolved(self._published, old).get("default"))
+        now = new.get("default", _resolved(self._present, new).get("default"))
+        if before is not None and before != now:
+            yield f" is {now} by default, and was {before}"
 
     def _narrower(self, old: _Document, new: _Document) -> list[str]:
         """Why something that is sent, and fits the old schema, may not fit the new one."""
@@ -145,21 +171,22 @@ class _Comparison:
                 if all(tries):
                     yield from min(tries, key=len)
             return
-        yield from _types(given, taken, is_request=is_request)
+        if faults := list(_types(given, taken, is_request=is_request)):
+            yield from faults
+            return
         yield from _enumerations(given, taken, is_request=is_request)
         if is_request:
             yield from _limits(given, taken)
+        yield from _exact(given, taken, is_request=is_request)
         yield from self._members(source, given, target, taken, is_request=is_request)
-        for part in ("items", "propertyNames"):
-            if part in given and part in taken:
-                faults = self._compared(source, given[part], target, taken[part], is_request=is_request)
-                yield from (f"/*{fault}" for fault in faults)
-        extra, other = given.get("additionalProperties"), taken.get("additionalProperties")
-        if isinstance(extra, dict) and isinstance(other, dict):
-            faults = self._compared(source, extra, target, other, is_request=is_request)
-            yield from (f"/*{fault}" for fault in faults)
-        elif is_request and other is False and extra is not False and "properties" in given:
+        extra, other = given.get("additionalProperties", {}), taken.get("additionalProperties", {})
+        if is_request and other is False and extra is not False and "properties" in given:
             yield " takes no other members any more"
+        parts = [(given.get(word, {}), taken.get(word, {})) for word in ("items", "propertyNames")]
+        parts += [(extra, other)] if extra is not False and other is not False else []
+        for part, counterpart in parts:
+            faults = self._compared(source, part, target, counterpart, is_request=is_request)
+            yield from (f"/*{fault}" for fault in faults)
 
     def _members(
         self, source: _Document, given: _Document, target: _Document, taken: _Document, *, is_request: bool
@@ -171,6 +198,7 @@ class _Comparison:
             yield f"/{name} is gone"
         for name in sorted(mine.keys() & others.keys()):
             faults = self._compared(source, mine[name], target, others[name], is_request=is_request)
+            faults += self._default(mine[name], others[name]) if is_request else ()
             yield from (f"/{name}{fault}" for fault in faults)
 
 
@@ -212,22 +240,28 @@ def _enumerations(given: _Document, taken: _Document, *, is_request: bool) -> It
         return
     if mine is None:
         yield f" is one of {other} now" if is_request else f" is no longer one of {other} only"
-    elif lacking := [value for value in mine if value not in other and value is not None]:
+        return
+    is_one_of_several = given.get("type", "null") != "null"  # null is then another alternative
+    if lacking := [value for value in mine if value not in other and not (value is None and is_one_of_several)]:
         yield f" takes {lacking} no more" if is_request else f" may be {lacking} now"
 
 
 def _limits(given: _Document, taken: _Document) -> Iterator[str]:
-    for word in _UPPER:
+    for word in UPPER:
         if word in taken and (word not in given or taken[word] < given[word]):
             yield f" has {word} {taken[word]}, which was {given.get(word, 'none')}"
-    for word in _LOWER:
+    for word in LOWER:
         if word in taken and taken[word] > given.get(
             word, 0 if word.startswith("min") and word != "minimum" else -1e99
         ):
             yield f" has {word} {taken[word]}, which was {given.get(word, 'none')}"
-    for word in _EXACT:
+
+
+def _exact(given: _Document, taken: _Document, *, is_request: bool) -> Iterator[str]:
+    for word in EXACT:
         if taken.get(word) and taken[word] != given.get(word):
-            yield f" has {word} {taken[word]}, which was {given.get(word, 'none')}"
+            before, now = (given, taken) if is_request else (taken, given)
+            yield f" has {word} {now.get(word, 'none')}, which was {before.get(word, 'none')}"
 
 
 def _scopes(operation: _Document) -> str:

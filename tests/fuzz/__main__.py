@@ -36,7 +36,8 @@ def main() -> int:
             if found.failure or logged:
                 print(found.failure, *logged, sep="\n", file=shown)
                 return 1
-            api.log.truncate(0)
+            api.log.seek(0)  # or what is logged next would stand after as much nothing
+            api.log.truncate()
             seed += 1
     return 0
 

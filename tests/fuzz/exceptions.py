@@ -84,8 +84,8 @@ REFUSED: Final[Mapping[str, Reasons]] = {
         ("/(starts_at|ends_at)", CALENDAR),
     ),
     "POST /v1/subscriptions/{subscription}/change": (
-        ("/plan", "there is no plan|.+"),
-    ),  # of another currency or period
+        ("/plan", "there is no plan |.+ is in [A-Z]{3}, the subscription in "),
+    ),
     "PUT /v1/customers/{customer}/counters/{feature}": (*FLOAT, ("/shards", ".+ needs one counter")),
     "PUT /v1/customers/{customer}/alerts/{feature}": (
         *FLOAT,
@@ -102,7 +102,10 @@ REFUSED: Final[Mapping[str, Reasons]] = {
         ("/rate/limit", "must be greater than 0"),
         ("/expires_at", f"must lie in the future|{CALENDAR}"),
     ),
-    "PUT /v1/webhooks/{webhook}": (("/url", "must |its |.+"),),  # its host is looked up
+    "PUT /v1/webhooks/{webhook}": (
+        ("/url", "must (be at most|begin with|name a host|have no)|its host is not (known|on)"),  # it is looked up
+        ("/url", "Port |Invalid IPv6 URL|netloc |.+ does not appear to be an IPv"),  # urllib's words
+    ),
     "POST /v1/prices/quote": (
         *FLOAT,
         *CURRENCY,

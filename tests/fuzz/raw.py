@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fuzz.leaks import CANARY, in_answer
 from tools.openapi import OPENAPI
 
-__all__ = ["Answer", "Request", "faults_of", "requests"]
+__all__ = ["Answer", "Request", "faults_of", "is_of_no_route", "requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,16 +250,28 @@ def faults_of(request: Request, answer: Answer, secrets: Iterable[str]) -> list[
     if answer.status >= 500:
         return [*faults, f"{answer.status}: {text[:500]}"]
     media_type = answer.headers.get("content-type", "").partition(";")[0]
+    operation = _document()["paths"].get(request.label.partition(" ")[2], {}).get(request.method.lower())
+    declared: dict[str, Any] = {}
+    if operation is not None and not is_of_no_route(answer.status, text):  # else another path may take it
+        needless = {400, 413, 415} if request.body and "requestBody" not in operation else set()  # nobody reads it
+        if str(answer.status) not in operation["responses"] and answer.status not in needless:
+            return [*faults, f"{answer.status} is not declared"]
+        declared = operation["responses"].get(str(answer.status), {})
     if answer.status >= 400 and not path.startswith("/ofrep/"):
         if media_type != "application/problem+json":
             return [*faults, f"{answer.status} as {media_type}"]
         return [*faults, *_misfits(_document()["components"]["schemas"]["Problem"], json.loads(text))]
-    operation = _document()["paths"].get(request.label.partition(" ")[2], {}).get(request.method.lower(), {})
-    declared = operation.get("responses", {}).get(str(answer.status), {})
-    schema = declared.get("content", {}).get(media_type, {}).get("schema")
-    if schema is not None and media_type == "application/json":
-        faults += _misfits(schema, json.loads(text))
+    contents = declared.get("content", {})
+    if contents and media_type not in contents:
+        return [*faults, f"{answer.status} as {media_type}"]
+    if contents and media_type.endswith("json"):
+        faults += _misfits(contents[media_type]["schema"], json.loads(text))
     return faults
+
+
+def is_of_no_route(status: int, text: str) -> bool:
+    """Whether an answer comes before a route is reached: there is no such path, or method of it."""
+    return status == 405 or (status == 404 and "There is no /" in text)
 
 
 def _misfits(schema: dict[str, Any], value: Any) -> list[str]:

@@ -16,7 +16,7 @@ import tests.conftest  # noqa: F401  the environment of the functions
 from tests.fuzz.gateway import deployed
 from tools.openapi import EXAMPLES, OPENAPI
 
-__all__ = ["Teller", "label_of"]
+__all__ = ["Teller", "label_of", "operations", "told"]
 
 _PRICE: Final = {
     "model": "tiered",
@@ -233,18 +233,22 @@ def operations(document: dict[str, Any]) -> Iterator[str]:
         yield from (f"{method.upper()} {path}" for method in methods)
 
 
+def told(api: httpx.Client) -> str:
+    """The examples, told anew, as they are written down."""
+    teller = Teller(api)
+    story(teller.tell, teller.refused)
+    _add_what_needs_stripe(teller.examples)
+    return _same_each_time(json.dumps(dict(sorted(teller.examples.items())), indent=1)) + "\n"
+
+
 def main() -> int:
     """Tell the story, and write it down."""
     shown = sys.stdout
     with deployed() as it, httpx.Client(base_url=it.api_url) as api:
         api.headers["Authorization"] = f"Bearer {it.api_key}"
-        teller = Teller(api)
-
-        story(teller.tell, teller.refused)
-    _add_what_needs_stripe(teller.examples)
-    text = _same_each_time(json.dumps(dict(sorted(teller.examples.items())), indent=1))
-    EXAMPLES.write_text(text + "\n")
-    untold = set(operations(json.loads(OPENAPI.read_text()))) - teller.examples.keys()
+        text = told(api)
+    EXAMPLES.write_text(text)
+    untold = set(operations(json.loads(OPENAPI.read_text()))) - json.loads(text).keys()
     print(f"wrote {EXAMPLES.name}; not told: {sorted(untold) or 'none'}", file=shown)
     return 0
 

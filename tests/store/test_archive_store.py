@@ -17,7 +17,7 @@ from tests.unit.fakes_archive import COUNTER, FakeArchive, archived_count
 from tollgate.catalog.model import Aggregation
 from tollgate.kernel.dynamodb import UsageTable
 from tollgate.kernel.errors import Unavailable
-from tollgate.metering.archive import Archived, position
+from tollgate.metering.archive import PAGE_BYTES, Archived, position
 from tollgate.metering.archive_store import DynamoArchive
 from tollgate.metering.history import Reader
 from tollgate.metering.model import Batch, Count, Scope, Series
@@ -106,6 +106,20 @@ def test_a_batch_put_again_is_read_once(archive: Any) -> None:
     found = [one.count for one in read(archive)]
     assert len(found) == 21
     assert all(count in found for count in [*sent, other])
+
+
+def test_a_page_ends_where_its_events_hold_much(archive: Any) -> None:
+    """Packed they may be small: 500 of a megabyte each would be more than a function's memory."""
+    large = {"text": "x" * (PAGE_BYTES // 2)}
+    for number in range(5):
+        count = archived_count(f"e{number}", at=NOON + timedelta(seconds=number), properties=large)
+        archive.put(batch(count))
+    pages: list[int] = []
+    after = None
+    while not pages or after is not None:
+        page, after = archive.read("ada", "requests", NOON - DAY, NOON + DAY, after=after, limit=1_000)
+        pages.append(len(page))
+    assert pages == [2, 2, 1]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1_000])

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from tollgate.metering.archive import Archived, position
+from tollgate.metering.archive import Archived, page_of, position
 from tollgate.metering.model import Batch, Count, CounterId, Event, Scope, identify
 
 __all__ = ["COUNTER", "PERIOD", "FakeArchive", "archived_count"]
@@ -46,8 +46,7 @@ class FakeArchive:
             and start <= one.count.at < end
             and place > (after or "")
         ]
-        page = [self._kept[place] for place in places[:limit]]
-        return page, places[limit - 1] if len(places) > limit else None
+        return page_of((self._kept[place] for place in places), limit)
 
 
 def archived_count(

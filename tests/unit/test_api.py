@@ -72,7 +72,8 @@ def make_app(*, validate: bool = True, json_only: bool = True) -> App:
 
     @app.endpoint("GET", "/v1/many", scope="things:read", summary="A page of things")
     def get_many() -> Response[str]:
-        return json_response("x" * (int(app.current_event.query_string_parameters["limit"]) - 2))
+        query = app.current_event.query_string_parameters
+        return json_response(query["of"] * int(query["limit"]))
 
     @app.endpoint("GET", "/v1/crash", scope="things:read", summary="A defect of ours")
     def crash() -> Response[str]:
@@ -322,10 +323,12 @@ def test_a_body_at_the_limit_is_read(encode: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [typed, by_hand])
-def test_a_page_that_no_function_can_answer_with_is_refused(app: App) -> None:
-    """Lambda would make an error of ours of it; with fewer items it is answered."""
-    assert ask("GET", "/v1/many", app=app, query={"limit": str(MAX_ANSWER_BYTES)}).status == 200
-    refused = ask("GET", "/v1/many", app=app, query={"limit": str(MAX_ANSWER_BYTES + 1)})
+@pytest.mark.parametrize(("of", "size"), [("x", 1), ('"', 4), ("\\", 4)])
+def test_a_page_that_no_function_can_answer_with_is_refused(app: App, of: str, size: int) -> None:
+    """Lambda would make an error of ours of it: what it takes is JSON in JSON, each quote escaped and that again."""
+    most = (MAX_ANSWER_BYTES - 4) // size
+    assert ask("GET", "/v1/many", app=app, query={"limit": str(most), "of": of}).status == 200
+    refused = ask("GET", "/v1/many", app=app, query={"limit": str(most + 1), "of": of})
     assert pointers_of(refused) == ["/limit"]
 
 

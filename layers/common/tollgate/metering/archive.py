@@ -27,6 +27,7 @@ from tollgate.kernel.time import format_time, parse_time
 from tollgate.metering.model import EPOCH, Batch, Count, CounterId, Event, Scope, Series, identify, microseconds
 
 __all__ = [
+    "PAGE_BYTES",
     "SPANS",
     "Archived",
     "Chunk",
@@ -35,6 +36,7 @@ __all__ = [
     "counter_name",
     "instant_from_text",
     "instant_text",
+    "page_of",
     "position",
     "unpack",
 ]
@@ -42,6 +44,8 @@ __all__ = [
 SPANS: Final = {"M": timedelta(minutes=1), "H": timedelta(hours=1)}
 """The events of a chunk lie less than this apart, by what its key begins with: the shortest that holds."""
 
+PAGE_BYTES: Final = 900_000
+"""Of JSON in a page of events, before its last one, which has 3.5 MB at most as an answer (api/app.py)."""
 _LONGEST: Final = max(SPANS.values())
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
@@ -160,6 +164,21 @@ def position(archived: Archived) -> str:
     """Where an event stands among all of a customer and feature: by time, hash, digest and shard."""
     count = archived.count
     return f"{instant_text(count.at)}{count.hash.hex()}{count.digest.hex()}{archived.series.shard:04d}"
+
+
+def page_of(events: Iterable[Archived], limit: int) -> tuple[list[Archived], str | None]:
+    """The first `limit` events, or fewer where they hold much, and the position of the last if there are more.
+
+    Packed they may be a thousandth of their size, so that `limit` alone would let a page outgrow the memory.
+    """
+    page: list[Archived] = []
+    room = PAGE_BYTES
+    for one in events:
+        if page and (len(page) == limit or room < 0):
+            return page, position(page[-1])
+        page.append(one)
+        room -= len(json.dumps([one.count.event.source, one.count.event.properties]))
+    return page, None
 
 
 def _columns(counts: Sequence[Count]) -> tuple[bytes, bytes]:

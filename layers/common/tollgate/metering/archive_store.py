@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import groupby, islice
+from itertools import groupby
 from math import inf
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from tollgate.metering.archive import (
     counter_name,
     instant_from_text,
     instant_text,
+    page_of,
     position,
     unpack,
 )
@@ -117,7 +118,7 @@ class DynamoArchive:
             start: the first instant.
             end: the instant after the last.
             after: the position that an earlier page ended at.
-            limit: how many events at most.
+            limit: how many events at most; fewer where they hold more than PAGE_BYTES.
             shards: in how many parts the counter is or was kept.
 
         Returns:
@@ -133,10 +134,9 @@ class DynamoArchive:
         streams = [_read(series, kind, start, end, page_size) for series in all_series for kind in SPANS]
         merged = _distinct(heapq.merge(*streams, key=position))
         try:
-            found = list(islice((one for one in merged if not after or position(one) > after), limit + 1))
+            return page_of((one for one in merged if not after or position(one) > after), limit)
         except PynamoDBException as error:
             raise Unavailable("The archive cannot be read now; send the request again.") from error
-        return found[:limit], position(found[limit - 1]) if len(found) > limit else None
 
 
 def _items(pk: str, chunk: Chunk, ttl: int) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Use cases over the archive: why did an event (not) count, and which events did."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
@@ -13,7 +12,7 @@ from tollgate.kernel.dynamodb import LONGEST_CALL_SECONDS
 from tollgate.kernel.errors import FieldError, InvalidInput, NotFound, Unavailable
 from tollgate.kernel.money import ZERO, format_decimal
 from tollgate.kernel.time import format_time
-from tollgate.metering.archive import Archived, position
+from tollgate.metering.archive import Archived
 from tollgate.metering.model import (
     MAX_AGE,
     MAX_AHEAD,
@@ -43,8 +42,6 @@ _MOST_EVENTS: Final = 20_000
 """Events looked through for one: the day of a receipt may have any number of them."""
 _MOST_IDS: Final = 1_000_000
 """Ids looked through for an event: some 20 MB."""
-_PAGE_BYTES: Final = 900_000
-"""Of JSON in a page, beyond its first event, which has 3 MB at most: of an answer MAX_ANSWER_BYTES are given."""
 _INSTANT: Final = timedelta(microseconds=1)
 _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
@@ -64,7 +61,10 @@ class Reader(Protocol):
         limit: int,
         shards: int = 1,
     ) -> tuple[list[Archived], str | None]:
-        """At most `limit` events of [start, end) by time, counted or not, and where to go on if there may be more."""
+        """At most `limit` events of [start, end) by time, counted or not, and where to go on if there are more.
+
+        Fewer where they hold more than PAGE_BYTES (archive.py).
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,19 +377,12 @@ def list_events(
     found: list[Archived] = []
     half = time_left() / 2
     for _ in range(_MOST_PAGES):
-        page, after = archive.read(customer, feature, start, end, after=after, limit=limit - len(found), shards=shards)
+        asked = limit - len(found)
+        page, after = archive.read(customer, feature, start, end, after=after, limit=asked, shards=shards)
         found += only_counted(page, counters)
-        if after is None or len(found) == limit or time_left() < half:
+        if after is None or len(page) < asked or len(found) == limit or time_left() < half:
             break
-    items: list[dict[str, Any]] = []
-    room = _PAGE_BYTES
-    for one in found:
-        item = _counted_to_dict(one.count, snapshot.subscriptions)
-        room -= len(json.dumps(item))
-        if items and room < 0:
-            return items, position(found[len(items) - 1])
-        items.append(item)
-    return items, after
+    return [_counted_to_dict(one.count, snapshot.subscriptions) for one in found], after
 
 
 def _counted_to_dict(count: Count, subscriptions: Sequence[Subscription]) -> dict[str, Any]:
