@@ -295,6 +295,10 @@ def main() -> int:
     )
     for fault in found:
         print(f"breaks the published API: {fault}", file=sys.stderr)
+    if arguments.publish and not found:
+        print(
+            f"{PUBLISHED.name} is {OPENAPI.name} now; once the release is made, name it in tests/stack/test_upgrade.py"
+        )
     return 1 if found else 0
 
 

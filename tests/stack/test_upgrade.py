@@ -31,7 +31,7 @@ from tools.deploy import build, deploy
 from tools.local import Stack, local_stack
 
 PREVIOUS = "c988f8f1363861809aafa1f1d3d398ec99033941"
-"""The release 0.1.0, by its commit: a clone need not have its tag."""
+"""The release 0.1.0, by its commit: a clone need not have its tag. Each release, once made, is named here."""
 
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2, hours=12)
 FIRST_DAY = START + timedelta(days=1, hours=1)
