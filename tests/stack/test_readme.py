@@ -24,7 +24,9 @@ def test_the_first_session_with_curl_answers_as_the_readme_says(stack: Stack) ->
 
 def test_make_run_serves_what_it_prints_replays_to_duplicates_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Everything it shows works as printed; Ctrl-C ends all that it started."""
-    command = [sys.executable, "-m", "tools.local", "run", "--port", "0", "--state", str(tmp_path)]
+    # What a shell starts in the background is started deaf to Ctrl-C, and so are these tests then.
+    listening = ["env", "--default-signal=INT"]
+    command = [*listening, sys.executable, "-m", "tools.local", "run", "--port", "0", "--state", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
         try:
             assert run.stdout is not None
