@@ -35,11 +35,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What the roles have used is known when all tests have run, and is not asked when only some do.
-
-    The alarm on errors, which takes a minute to forget, is tested while there are none.
-    """
-    items.sort(key=lambda item: item.path.name != "test_recovery.py")
+    """What the roles have used is known when all tests have run, and is not asked when only some do."""
     last = next((item for item in items if item.name == "test_no_role_may_do_what_nobody_does"), None)
     if last is not None:
         items.remove(last)
