@@ -104,7 +104,10 @@ RARE: dict[str, set[tuple[str, str, str]]] = {
     "late events are gone when they are invoiced": {("BillingRole", "dynamodb:DeleteItem", "UsageTable")},
     "a subscription that ends or comes back with a payment changes what its customer may": {
         ("BillingRole", "dynamodb:UpdateItem", "UsageTable"),
+        ("RetryProcessorRole", "dynamodb:Query", "BillingTable/index/invoice_subscription"),
         ("RetryProcessorRole", "dynamodb:BatchGetItem", "BillingTable"),
+        ("RetryProcessorRole", "dynamodb:GetItem", "UsageTable"),
+        ("RetryProcessorRole", "dynamodb:Query", "UsageTable"),
         ("RetryProcessorRole", "dynamodb:PutItem", "UsageTable"),
         ("RetryProcessorRole", "dynamodb:UpdateItem", "UsageTable"),
     },
